@@ -1,0 +1,243 @@
+/* ops.h - the op table: everything a backend does. The model, the session and the trainer are written once against it.
+ *
+ * Memory. Pointers named `_dev`, and every pointer inside an args struct unless it says host, are device addresses from
+ * mem_alloc() or mem_reserve(): nobody but a backend may dereference them. Matrices are row-major; `ld` is the distance
+ * of rows in elements. "act" elements have the device's compute dtype (device_dtype()): f32, or bf16 where operands of
+ * matrix products and the cache are bf16 and everything else (residual, norms, RoPE, softmax, scores, losses) is f32.
+ * On a device of dtype F64 (reference only) "f32" buffers hold doubles too: read "real" for f32 in every contract;
+ * real_size() tells the size.
+ *
+ * Order and errors. Ops are queued in order and return nothing. The first failure is kept by the device, later ops do
+ * nothing, and sync() reports it. Zero rows are legal everywhere and do nothing. Outputs may alias inputs only where said.
+ * Shape rules that a caller could break are ASSERTs. One thread at a time per device.
+ *
+ * Numbers. NaN and infinities propagate as in IEEE arithmetic; -INFINITY is the mask. Results are bitwise equal for equal
+ * arguments and thread count. */
+#ifndef SPKV_KERNELS_OPS_H
+#define SPKV_KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "kernels/dtype.h"
+#include "kernels/kv_cache.h"
+
+struct device; /* one opened backend: threads, scratch, queue, sticky error */
+struct weight; /* a matrix in the one layout that all its users read */
+
+struct device_options {
+    int n_threads;    /* 0 = as many as the machine has */
+    enum dtype dtype; /* compute dtype: F32 or BF16; F64 in the reference */
+    int index;        /* which GPU */
+};
+
+/* A matrix in host memory, not necessarily aligned. */
+struct host_matrix {
+    const void *data;
+    enum dtype dtype;
+    size_t n_rows, n_cols;
+};
+
+enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH };
+
+/* x may be changed first: x += add (both f32, same ld). Then every run of n_cols elements, n_groups of them side by side
+ * in a row, is scaled by weight / sqrt(mean of squares + eps) (RMSNorm, arXiv 1910.07467). */
+struct rmsnorm_args {
+    float *x;             /* (n_rows, n_groups * n_cols) f32, ld_x */
+    const float *add;     /* NULL, or (n_rows, n_groups * n_cols) f32, ld_x */
+    const float *weight;  /* (n_cols) f32 */
+    float eps;
+    bool plus_one;        /* Gemma: factor is 1 + weight */
+    size_t n_rows, n_groups, n_cols, ld_x;
+    float *out_f32;       /* NULL, or f32, ld_x; may be x itself (then `add` must be NULL) */
+    void *out_act;        /* NULL, or act elements, ld n_groups * n_cols */
+};
+
+struct linear_args {
+    const struct weight *w; /* (n_out, n_in) */
+    const void *x;          /* (n_rows, n_in) act, contiguous */
+    const float *bias;      /* NULL or (n_out) f32 */
+    float *y;               /* (n_rows, n_out) f32, ld_y: y = x w^T + bias */
+    size_t n_rows, ld_y;
+};
+
+struct rope_args {
+    float *x;             /* (n_rows, n_heads * head_dim) f32, ld_x; rotated in place, first half with second half */
+    const int32_t *pos;   /* (n_rows) */
+    const float *table;   /* (n_pos, head_dim) f32: head_dim / 2 cosines, then as many sines, attention factor included */
+    size_t n_rows, n_heads, head_dim, ld_x;
+};
+
+/* Utility predictor: u = output(fc2 * act(fc1 * h + b1) + b2) (arXiv 2605.14037; method.md section 2).
+ * fc1 NULL: static gates, u = output(b2). All in f32. */
+struct predict_args {
+    const float *h;            /* (n_rows, d_model) f32 */
+    const struct weight *fc1;  /* (hidden, d_model), prepared with WEIGHT_F32 */
+    const float *b1;           /* (hidden) */
+    const struct weight *fc2;  /* (n_kv_heads, hidden), prepared with WEIGHT_F32 */
+    const float *b2;           /* (n_kv_heads) */
+    enum act act;
+    bool sigmoid;              /* output: sigmoid or identity */
+    size_t n_rows, n_kv_heads;
+    float *u;                  /* (n_rows, n_kv_heads) f32 */
+};
+
+/* The rows of one step: n_seq runs of consecutive rows, run i = rows row_splits[i] .. row_splits[i+1]-1 = the next tokens
+ * of cache slot slots[i], first of them at position pos0[i] = tokens fed before. Host arrays, read during the call. */
+struct kv_batch {
+    int n_seq;
+    const int *slots;            /* (n_seq) distinct */
+    const int *row_splits;       /* (n_seq + 1), row_splits[0] = 0; every run has at least one row */
+    const int *pos0;             /* (n_seq) */
+    const uint64_t *sequence_id; /* (n_seq) global index of the sequence: the key of random gates */
+};
+
+/* Attention of the rows of a step over what they may see (method.md sections 3 and 4): query at position t sees key s <= t
+ * when t - s < window of the KV head, or the gate of s is open, or s < sinks (last two not in ring_only layers). Keys come
+ * from the long-term store (all visible), from the ring (gate stored there) and from the step's own rows (gate in `open`).
+ * The cache is not changed. Query head h reads KV head h / (n_heads / n_kv_heads). */
+struct attend_args {
+    const struct kv_cache *cache;
+    struct kv_batch batch;
+    int layer;
+    const float *q;          /* (n_rows, n_heads * head_dim) f32, ld_qkv; after norm and RoPE */
+    const float *k, *v;      /* (n_rows, n_kv_heads * head_dim) f32, ld_qkv */
+    const uint8_t *open;     /* (n_rows, n_kv_heads) gates of the rows, 0 or 1 */
+    size_t n_rows, n_heads, ld_qkv;
+    float scale;             /* logit = softcap(scale * q.k) */
+    float softcap;           /* 0 = none, else cap * tanh(logit / cap) */
+    void *out;               /* (n_rows, n_heads * head_dim) act, contiguous */
+    float *lse;              /* NULL, or (n_rows, n_heads) f32: log of the sum of exp(logit) over visible keys */
+};
+
+/* Sums of softmax weights of a step, for head maps of dense models (method.md section 11). Every output is added to. */
+struct attend_stats_args {
+    const struct attend_args *attend; /* the arguments of the attend_cache call, lse filled */
+    int window, sinks;                /* what "far" means here, whatever the cache holds */
+    double *far_sum, *sink_sum;       /* (n_seq, n_kv_heads) f64 mean over the group's query heads, summed over queries: mass
+                                         on keys with t - s >= window and s >= sinks; on keys with s < sinks */
+    double *distance_sum;             /* (n_seq, n_kv_heads, n_bins) f64 mass by distance t - s; NULL to skip */
+    const int32_t *bin_of_distance;   /* (max_len) bin of every distance, device */
+    int n_bins;
+};
+
+/* Takes the step's pairs into the cache, after attend_cache of the same layer: pairs that leave the ring go to the
+ * long-term store when open or below sinks, else away; a run longer than the window passes through in order. Updates
+ * n_fed, n_long, n_kept, visible_pairs. Pages come from the free list (kv_cache_reserve() made sure). */
+struct kv_append_args {
+    struct kv_cache *cache;
+    struct kv_batch batch;
+    int layer;
+    const float *k, *v;  /* (n_rows, n_kv_heads * head_dim) f32, ld_kv */
+    const uint8_t *open; /* (n_rows, n_kv_heads) */
+    size_t ld_kv;
+};
+
+/* -log softmax(softcap(x w^T))[target] per row, tile by tile over the vocabulary. */
+struct nll_args {
+    const struct weight *w;  /* (vocab_size, d_model) */
+    const void *x;           /* (n_rows, d_model) act */
+    const int32_t *target;   /* (n_rows); -1 = no loss, nll gets NaN */
+    float softcap;           /* 0 = none */
+    size_t n_rows;
+    float *nll;              /* (n_rows) f32 */
+};
+
+struct sample_args {
+    const float *logits;     /* (n_rows, n_vocab) f32 */
+    size_t n_rows, n_vocab;
+    float temperature;       /* 0 = greedy: the largest, ties to the lower id, NaN never */
+    int top_k;               /* 0 = all */
+    float top_p;             /* 1 = all */
+    uint64_t seed;
+    const uint64_t *sequence_id; /* (n_rows) host */
+    const int *position;     /* (n_rows) host: position of the token to be drawn */
+    int32_t *id;             /* (n_rows) */
+};
+
+enum weight_use {
+    WEIGHT_COMPUTE, /* the device's compute dtype; f32 devices may keep bf16 and f16 as stored and widen tiles */
+    WEIGHT_F32,     /* results as if widened to f32: predictors */
+};
+
+struct ops {
+    const char *name; /* "ref", "guard", "cpu", "cuda" */
+
+    /* --- device and memory ------------------------------------------------------------------------------------ */
+    int (*open)(const struct device_options *options, struct device **out, struct err *err);
+    void (*close)(struct device *dev); /* after everything made on it was freed; NULL is legal */
+    enum dtype (*device_dtype)(const struct device *dev);
+    int (*device_threads)(const struct device *dev);
+    const char *(*device_describe)(const struct device *dev); /* "AVX-512 AMX-BF16, 2 threads"; borrowed */
+
+    void *(*mem_alloc)(struct device *dev, size_t n_bytes); /* 64-byte aligned, undefined content; NULL: sticky ERR_MEMORY */
+    void (*mem_free)(struct device *dev, void *ptr_dev);    /* NULL is legal */
+    /* Address space that costs nothing until committed. commit makes the first n_bytes usable and zero. */
+    void *(*mem_reserve)(struct device *dev, size_t max_bytes);
+    bool (*mem_commit)(struct device *dev, void *ptr_dev, size_t n_bytes); /* false and sticky ERR_MEMORY when exhausted */
+    void (*mem_release)(struct device *dev, void *ptr_dev, size_t max_bytes);
+    void (*upload)(struct device *dev, void *dst_dev, const void *src_host, size_t n_bytes);
+    void (*download)(struct device *dev, void *dst_host, const void *src_dev, size_t n_bytes); /* valid after sync */
+    void (*fill)(struct device *dev, void *dst_dev, int byte, size_t n_bytes);
+    int (*sync)(struct device *dev, struct err *err); /* waits; reports the first failure since open, which stays */
+
+    /* A matrix for `linear`, `embed`, `nll` and `logits`. Where the stored bytes serve as they are, the host memory stays
+     * in use and must outlive the weight; *borrowed says so. Otherwise the caller may drop the host memory. */
+    int (*weight_prepare)(struct device *dev, const struct host_matrix *matrix, enum weight_use use, struct weight **out,
+                          bool *borrowed, struct err *err);
+    void (*weight_free)(struct device *dev, struct weight *w);
+    size_t (*weight_bytes)(const struct weight *w); /* memory that a forward pass reads for it */
+
+    /* --- the forward pass --------------------------------------------------------------------------------------- */
+    /* out (n_rows, d_model) f32 = scale * row ids[r] of table; ids (n_rows) in range. */
+    void (*embed)(struct device *dev, const struct weight *table, const int32_t *ids, size_t n_rows, float scale, float *out);
+    void (*rmsnorm)(struct device *dev, const struct rmsnorm_args *a);
+    void (*linear)(struct device *dev, const struct linear_args *a);
+    /* x (n) f32 += add (n) f32 */
+    void (*add)(struct device *dev, float *x, const float *add, size_t n);
+    /* out (n_rows, n) act = act(gate) * up, gate_up (n_rows, 2 n) f32 with the gate half first */
+    void (*act_mul)(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n, void *out);
+    void (*rope)(struct device *dev, const struct rope_args *a);
+    /* out (n, n_cols) act = x rows index[i] (n) of act matrix x (.., n_cols) */
+    void (*gather)(struct device *dev, const void *x, const int32_t *index, size_t n, size_t n_cols, void *out);
+
+    /* --- scores and gates ---------------------------------------------------------------------------------------- */
+    void (*predict)(struct device *dev, const struct predict_args *a);
+    /* u (n_rows, n_kv_heads) f32 = value[kv_head] in every row */
+    void (*score_const)(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u);
+    /* u (n_rows, n_kv_heads) f32 = rng_uniform(seed, sequence, layer, kv_head, position): open at threshold 1 - density */
+    void (*score_random)(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
+                         float *u);
+    /* open (n) u8 = u >= threshold (strict: u > threshold), compared in f32; NaN is closed */
+    void (*gate)(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
+
+    /* --- attention over the cache ------------------------------------------------------------------------------- */
+    void (*attend_cache)(struct device *dev, const struct attend_args *a);
+    void (*attend_stats)(struct device *dev, const struct attend_stats_args *a);
+    void (*kv_append)(struct device *dev, const struct kv_append_args *a);
+    /* Gives the slot's pages back and zeroes its counters. */
+    void (*kv_reset)(struct device *dev, struct kv_cache *cache, int slot);
+    /* Logical rows of a lane: pairs index[0..n) counted as long-term entries 0 .. n_long-1, then ring slots by position
+     * ascending; k and v (n, head_dim) f32, device memory. For tests and statistics. */
+    void (*kv_read)(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
+                    size_t n, float *k, float *v);
+
+    /* --- losses and tokens ---------------------------------------------------------------------------------------- */
+    void (*nll)(struct device *dev, const struct nll_args *a);
+    /* out (n_rows, vocab_size) f32 = softcap(x w^T) */
+    void (*logits)(struct device *dev, const struct weight *w, const void *x, float softcap, size_t n_rows, float *out);
+    void (*sample)(struct device *dev, const struct sample_args *a);
+};
+
+const struct ops *ops_ref(void);   /* plain C, accumulates in double, one thread; F32, BF16 and F64 devices */
+const struct ops *ops_guard(void); /* tests: the reference over memory that is unreadable outside an op or a copy */
+const struct ops *ops_cpu(void);   /* SIMD variants chosen at open, oneDNN, OpenMP */
+
+/* Bytes of a "f32" element on this device: 4, or 8 on an F64 device. */
+static inline size_t real_size(const struct ops *ops, const struct device *dev) {
+    return ops->device_dtype(dev) == DTYPE_F64 ? 8 : 4;
+}
+
+#endif
