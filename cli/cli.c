@@ -1,0 +1,111 @@
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/str.h"
+
+#ifndef SPKV_COMMIT
+#define SPKV_COMMIT "unknown"
+#endif
+
+const char cli_version[] = "0.1.0";
+const char cli_commit[] = SPKV_COMMIT;
+
+static volatile sig_atomic_t stop_requested; /* the one thing a signal handler may touch */
+
+int cli_report(const struct err *err) {
+    if (err->code == OK)
+        return 0;
+    fprintf(stderr, "spkv: %s%s", err->where, err->where[0] ? ": " : "");
+    for (const char *p = err->message; *p; p++) {
+        fputc(*p, stderr);
+        if (*p == '\n')
+            fputs("      ", stderr);
+    }
+    fputc('\n', stderr);
+    return err_exit_status(err->code);
+}
+
+void cli_note(bool quiet, const char *format, ...) {
+    va_list args;
+    if (quiet)
+        return;
+    va_start(args, format);
+    fputs("spkv: note: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+}
+
+bool cli_color(FILE *stream) {
+    const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
+    return isatty(fileno(stream)) && !(no_color && *no_color) && term && strcmp(term, "dumb") != 0;
+}
+
+bool cli_truecolor(void) {
+    const char *colorterm = getenv("COLORTERM");
+    return colorterm && (strcmp(colorterm, "truecolor") == 0 || strcmp(colorterm, "24bit") == 0);
+}
+
+int cli_finish_stdout(struct err *err) {
+    bool failed = ferror(stdout) != 0;
+    if (fflush(stdout) != 0 || failed)
+        return err_errno(err, errno ? errno : EIO, "standard output", "cannot write");
+    return OK;
+}
+
+static void on_stop(int signal_number) {
+    if (stop_requested) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number);
+    }
+    stop_requested = 1;
+}
+
+const volatile sig_atomic_t *cli_stop_flag(void) {
+    struct sigaction action = {.sa_handler = on_stop};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    return &stop_requested;
+}
+
+long long cli_parse_int(const struct argp_state *state, const char *option, const char *text, long long min, long long max) {
+    char *end;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    if (end == text || *end || errno || n < min || n > max)
+        argp_error(state, "--%s: \"%s\" is not an integer from %lld to %lld", option, text, min, max);
+    return n;
+}
+
+double cli_parse_real(const struct argp_state *state, const char *option, const char *text, double min, double max) {
+    char *end;
+    double x = strtod(text, &end);
+    if (end == text || *end || !(x >= min && x <= max))
+        argp_error(state, "--%s: \"%s\" is not a number from %g to %g", option, text, min, max);
+    return x;
+}
+
+char *cli_command_line(int argc, char **argv) {
+    struct str s = {0};
+    for (int i = 0; i < argc; i++) {
+        if (i)
+            str_putc(&s, ' ');
+        if (i == 0 || strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,+@%") == strlen(argv[i])) {
+            str_puts(&s, *argv[i] ? argv[i] : "''");
+            continue;
+        }
+        str_putc(&s, '\'');
+        for (const char *p = argv[i]; *p; p++)
+            if (*p == '\'')
+                str_puts(&s, "'\\''");
+            else
+                str_putc(&s, *p);
+        str_putc(&s, '\'');
+    }
+    return s.data;
+}
