@@ -11,24 +11,16 @@
 
 #include "base/err.h"
 #include "engine/config.h"
-#include "kernels/dtype.h"
-
-enum { MAX_TENSOR_DIMS = 8 };
-
-struct tensor {
-    const char *name;
-    const char *file;     /* path of the file that holds it, for messages */
-    enum dtype dtype;
-    int n_dims;
-    size_t shape[MAX_TENSOR_DIMS];
-    size_t n_items;
-    const void *data;     /* mapped, not necessarily aligned */
-};
+#include "engine/safetensors.h"
 
 struct checkpoint;
 
-/* Opens DIR. `predictor_dir` (NULL: none) names a directory of its own with spkv_config.json and spkv.safetensors; without
- * it a predictor is looked for among the model's tensors ("spkv" in config.json), then beside it in DIR. */
+/* Opens DIR: config.json, then model.safetensors, or model.safetensors.index.json and its shards (plain file names only).
+ * `predictor_dir` (NULL: none) names a directory of its own with spkv_config.json and spkv.safetensors; without it a predictor
+ * is looked for among the model's tensors ("spkv" in config.json), then beside it in DIR. A predictor from spkv.safetensors
+ * takes the place of all predictor and low-rank tensors of the model; that file may hold nothing else, and its names may
+ * begin with PEFT's "base_model.model.". ERR_INPUT for what the files say wrongly, low-rank tensors without their projection
+ * or without "r" and "lora_alpha", and predictors of layers that the model does not have. */
 int checkpoint_open(const char *dir, const char *predictor_dir, struct checkpoint **out, struct err *err);
 void checkpoint_close(struct checkpoint *checkpoint);
 
@@ -36,7 +28,7 @@ const char *checkpoint_dir(const struct checkpoint *checkpoint);
 const struct model_config *checkpoint_config(const struct checkpoint *checkpoint);
 const struct predictor_config *checkpoint_predictor(const struct checkpoint *checkpoint); /* NULL = none */
 
-/* The tensor, or NULL. Predictor and low-rank tensors are found by the names of formats.md section 2. */
+/* The tensor, or NULL. Predictor tensors are named as in engine/predictor.h, low-rank ones as in engine/lora.h. */
 const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
 
 /* The tensor with exactly this shape (n_dims 1 or 2; n_cols ignored for 1), or ERR_INPUT naming file, tensor, both shapes
@@ -48,15 +40,22 @@ int checkpoint_require(const struct checkpoint *checkpoint, const char *name, in
 size_t checkpoint_n_tensors(const struct checkpoint *checkpoint);
 const struct tensor *checkpoint_tensor(const struct checkpoint *checkpoint, size_t i);
 
-/* XXH3-128 over config.json, then every tensor's name, dtype, shape and bytes in name order, lower-case hex. Computed on
- * first use (reads the whole model once). base_hash leaves out predictor tensors and the "spkv" object. */
+/* XXH3-128 in canonical lower-case hex, computed on first use (reads the whole model once; one caller at a time until then).
+ *
+ * model_hash: the bytes of config.json, then for every tensor in name order: name, a zero byte, "F32", "BF16" or "F16", a
+ * zero byte, the number of dimensions and each dimension as 64-bit little-endian integers, the data as stored.
+ *
+ * base_hash: the same without predictor and low-rank tensors, and over the canonical text of config.json without its "spkv"
+ * member in place of the file's bytes, so that adding a predictor to a model leaves it unchanged. Canonical text: no white
+ * space; members of every object sorted by the bytes of their keys; integers in decimal; reals as printf("%.17g"), the
+ * exponent without plus sign and leading zeros, ".0" appended where neither point nor exponent shows; strings in ASCII with
+ * \" \\ \b \f \n \r \t and upper-case \uXXXX (pairs of surrogates) for what else is below U+0020 or above U+007F. */
 const char *checkpoint_model_hash(struct checkpoint *checkpoint);
 const char *checkpoint_base_hash(struct checkpoint *checkpoint);
 
-/* A sentence for the user when spkv_config.json names another base_model_hash than this model's, else NULL. */
+/* What the user should know, one sentence a line: the predictor names another base_model_hash than this model's (computed
+ * when there is something to compare), or predictor tensors are ignored because no configuration says how to read them. NULL
+ * when there is nothing. */
 const char *checkpoint_warning(struct checkpoint *checkpoint);
-
-/* Refuses weights that hold NaN or infinity: ERR_INPUT naming file, tensor and index of the first. */
-int tensor_check_finite(const struct tensor *tensor, struct err *err);
 
 #endif

@@ -1,6 +1,9 @@
-/* config.h - what a checkpoint is: config.json of the supported model types, read with the defaults of each type
- * (formats.md section 1), and the configuration of a utility predictor (section 2). Plain values, no ownership beyond
- * the two per-layer arrays. */
+/* config.h - what a checkpoint is: config.json of the supported model types, read with the defaults that transformers 5.23
+ * has for each type, and the configuration of a utility predictor. Plain values, no ownership beyond the per-layer array.
+ *
+ * Both spellings are read: rope_theta + rope_scaling and rope_parameters (nested per layer type for gemma3_text), torch_dtype
+ * and dtype. What would make the model compute something else than we do is refused by name, with a remedy; keys that
+ * transformers does not look at for the type are not looked at. */
 #ifndef SPKV_ENGINE_CONFIG_H
 #define SPKV_ENGINE_CONFIG_H
 
@@ -31,7 +34,7 @@ struct rope_config {
     double beta_fast, beta_slow, mscale, mscale_all_dim;    /* yarn */
     double attention_factor;                                /* yarn; 0 = computed from factor and mscale */
     bool truncate;                                          /* yarn: round the correction range, default true */
-    int original_max_positions;
+    int original_max_positions;                             /* llama3, yarn; dynamic: max_position_embeddings */
 };
 
 struct layer_config {
@@ -52,7 +55,8 @@ struct model_config {
     bool norm_plus_one;              /* Gemma norms: 1 + weight */
     bool sandwich_norms;             /* Gemma: norms after attention and after the MLP too */
     bool tie_embeddings;
-    double embed_scale;              /* 1, or sqrt(d_model) rounded to the checkpoint's dtype as transformers does */
+    double embed_scale;              /* 1, or sqrt(d_model) rounded to f32: transformers rounds it to the dtype it runs in,
+                                        and its f32 run is what every dtype here is judged against */
     double attention_scale;          /* multiplies q.k */
     double attention_softcap, final_softcap; /* 0 = none */
     int n_rope;                      /* 1, or 2: [0] full layers, [1] sliding layers (Gemma 3) */
@@ -64,6 +68,11 @@ struct model_config {
 
 /* Reads DIR/config.json and, when present, DIR/generation_config.json. Refuses by name what is not supported. */
 int model_config_read(const char *dir, struct model_config *out, struct err *err);
+
+/* The same from parsed objects; `generation` (a generation_config.json) may be NULL. `where` and `generation_where` name the
+ * files in messages. */
+int model_config_parse(const json_t *object, const char *where, const json_t *generation, const char *generation_where,
+                       struct model_config *out, struct err *err);
 void model_config_free(struct model_config *config);
 
 const char *model_type_name(enum model_type type);
@@ -81,7 +90,8 @@ struct predictor_config {
     double lora_alpha;
 };
 
-/* Reads the "spkv" object of a config.json or a whole spkv_config.json; absent fields take the defaults of method.md. */
+/* Reads the "spkv" object of a config.json or a whole spkv_config.json. Absent fields: window 128, threshold 0.5, comparison
+ * ">=", input "normed", activation "silu", output "sigmoid", no low-rank updates ("r" asks for "lora_alpha" too). */
 int predictor_config_read(const json_t *object, const char *where, struct predictor_config *out, struct err *err);
 
 #endif

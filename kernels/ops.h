@@ -71,7 +71,8 @@ struct rope_args {
 };
 
 /* Utility predictor: u = output(fc2 * act(fc1 * h + b1) + b2) (arXiv 2605.14037; method.md section 2).
- * fc1 NULL: static gates, u = output(b2). All in f32. */
+ * fc1 NULL: a linear predictor, u = output(fc2 * h + b2) with fc2 (n_kv_heads, d_model). fc1 and fc2 NULL: static gates,
+ * u = output(b2). All in f32. */
 struct predict_args {
     const float *h;            /* (n_rows, d_model) f32 */
     const struct weight *fc1;  /* (hidden, d_model), prepared with WEIGHT_F32 */
