@@ -1,0 +1,426 @@
+#include "engine/session.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/rope.h"
+
+/* The step that was fed last; host arrays of n_slots (+ 1). */
+struct last_step {
+    int n_seq;
+    size_t n_rows;
+    int *slots, *row_splits, *pos0;
+    uint64_t *sequence_id;
+};
+
+struct session {
+    const struct model *model;
+    struct session_options options;
+    struct kv_cache *cache;
+    struct activations a;
+    struct last_step last;
+    float *rope[2];           /* device */
+    float *head_score;        /* device (n_layers, n_kv_heads) */
+    uint64_t *sequence_id;    /* (n_slots) */
+    int *length;              /* (n_slots) tokens fed */
+    int32_t *ids, *pos;       /* host staging (max_rows) */
+    int32_t *target;          /* device (max_rows) */
+    float *nll;               /* device (max_rows) */
+    float *logits;            /* device (n_slots, vocab_size), made on first use */
+    void *last_rows;          /* device (n_slots, d_model) act, the same */
+    int32_t *sampled;         /* device (n_slots) */
+    float *host_logits;       /* (n_slots, vocab_size) */
+    float *host_utility;      /* (n_layers, max_rows, n_kv_heads) */
+    uint8_t *host_open;
+    void *staging;            /* host, reals as the device has them */
+    size_t staging_bytes;
+    /* Attention statistics: device sums of the last step, host sums per slot. */
+    struct step_stats stats;
+    int32_t *bin_of_distance;
+    double *step_sums;        /* device: far, sink, distance after one another */
+    double *host_sums;        /* staging of the same */
+    double *far_sum, *sink_sum, *distance_sum; /* (n_slots, n_layers, n_kv_heads[, n_bins]) */
+    bool stats_pending;
+};
+
+static size_t n_lanes(const struct session *s) {
+    return (size_t)s->model->config->n_layers * (size_t)s->model->config->n_kv_heads;
+}
+
+int distance_bins(int max_len, int64_t *edge) {
+    int n = 0;
+    int64_t low = 0;
+    for (int i = 0; low < max_len; i++) {
+        int64_t next = (int64_t)ceil(exp2(i / 4.0) - 1e-9);
+        if (next <= low)
+            continue;
+        if (edge)
+            edge[n] = low;
+        n++;
+        low = next;
+    }
+    if (edge)
+        edge[n] = low;
+    return n;
+}
+
+static void *device_array(struct session *s, size_t count, size_t size, int *rc) {
+    size_t n_bytes;
+    void *out = NULL;
+    if (*rc == OK && size_mul(count, size, &n_bytes))
+        out = s->model->ops->mem_alloc(s->model->dev, n_bytes);
+    if (!out && *rc == OK)
+        *rc = ERR_MEMORY;
+    return out;
+}
+
+static void *host_array(size_t count, size_t size, int *rc, struct err *err) {
+    void *out = *rc == OK ? mem_alloc(count, size, "a session", err) : NULL;
+    if (!out && *rc == OK)
+        *rc = ERR_MEMORY;
+    return out;
+}
+
+static int create_cache(struct session *s, struct err *err) {
+    const struct model_config *c = s->model->config;
+    bool *ring_only = mem_alloc((size_t)c->n_layers, sizeof *ring_only, "layer kinds", err);
+    if (!ring_only)
+        return ERR_MEMORY;
+    for (int l = 0; l < c->n_layers; l++)
+        ring_only[l] = c->layers[l].sliding_window > 0;
+    enum dtype dtype = s->model->ops->device_dtype(s->model->dev);
+    struct kv_cache_options options = {
+        .n_slots = s->options.n_slots, .n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
+        .max_len = s->options.max_len, .window = s->options.policy->window, .ring_only = ring_only,
+        .sinks = s->options.policy->sinks, .dtype = dtype};
+    int rc = kv_cache_create(s->model->ops, s->model->dev, &options, &s->cache, err);
+    free(ring_only);
+    return rc;
+}
+
+static int create_rope(struct session *s, struct err *err) {
+    const struct model_config *c = s->model->config;
+    size_t n = (size_t)s->options.max_len * (size_t)c->head_dim;
+    int rc = OK;
+    float *table = host_array(n, sizeof *table, &rc, err);
+    for (int i = 0; i < c->n_rope && rc == OK; i++) {
+        rc = rope_table(&c->rope[i], c->head_dim, c->max_positions, (size_t)s->options.max_len, table, err);
+        if (rc == OK && !(s->rope[i] = model_upload_real(s->model->ops, s->model->dev, table, n, err)))
+            rc = ERR_MEMORY;
+    }
+    free(table);
+    return rc;
+}
+
+static int create_stats(struct session *s, struct err *err) {
+    int rc = OK, n_bins = distance_bins(s->options.max_len, NULL);
+    size_t lanes = n_lanes(s), n_slots = (size_t)s->options.n_slots, n = n_slots * lanes;
+    int64_t *edge = host_array((size_t)n_bins + 1, sizeof *edge, &rc, err);
+    int32_t *bin = host_array((size_t)s->options.max_len, sizeof *bin, &rc, err);
+    s->far_sum = host_array(n, sizeof(double), &rc, err);
+    s->sink_sum = host_array(n, sizeof(double), &rc, err);
+    s->distance_sum = host_array(n * (size_t)n_bins, sizeof(double), &rc, err);
+    s->host_sums = host_array(n * (2 + (size_t)n_bins), sizeof(double), &rc, err);
+    s->step_sums = device_array(s, n * (2 + (size_t)n_bins), sizeof(double), &rc);
+    s->bin_of_distance = device_array(s, (size_t)s->options.max_len, sizeof(int32_t), &rc);
+    if (rc == OK) {
+        distance_bins(s->options.max_len, edge);
+        for (int d = 0, b = 0; d < s->options.max_len; d++) {
+            b += d >= edge[b + 1];
+            bin[d] = b;
+        }
+        s->model->ops->upload(s->model->dev, s->bin_of_distance, bin, (size_t)s->options.max_len * sizeof *bin);
+        rc = s->model->ops->sync(s->model->dev, err);
+        s->stats = (struct step_stats){.window = s->options.policy->base_window, .sinks = s->options.policy->sinks,
+                                       .n_bins = n_bins, .bin_of_distance = s->bin_of_distance};
+    }
+    free(edge);
+    free(bin);
+    return rc;
+}
+
+static int create_buffers(struct session *s, struct err *err) {
+    size_t n_slots = (size_t)s->options.n_slots, rows = s->options.max_rows;
+    size_t real = real_size(s->model->ops, s->model->dev), lanes = n_lanes(s);
+    int rc = OK;
+    s->last.slots = host_array(n_slots, sizeof(int), &rc, err);
+    s->last.row_splits = host_array(n_slots + 1, sizeof(int), &rc, err);
+    s->last.pos0 = host_array(n_slots, sizeof(int), &rc, err);
+    s->last.sequence_id = host_array(n_slots, sizeof(uint64_t), &rc, err);
+    s->sequence_id = host_array(n_slots, sizeof(uint64_t), &rc, err);
+    s->length = host_array(n_slots, sizeof(int), &rc, err);
+    s->ids = host_array(rows, sizeof(int32_t), &rc, err);
+    s->pos = host_array(rows, sizeof(int32_t), &rc, err);
+    s->target = device_array(s, rows, sizeof(int32_t), &rc);
+    s->nll = device_array(s, rows, real, &rc);
+    s->sampled = device_array(s, n_slots, sizeof(int32_t), &rc);
+    if (rc == OK && !(s->head_score = model_upload_real(s->model->ops, s->model->dev, s->options.policy->head_score, lanes, err)))
+        rc = ERR_MEMORY;
+    return rc;
+}
+
+int session_create(const struct model *model, const struct session_options *options, struct session **out, struct err *err) {
+    struct session *s = mem_alloc(1, sizeof *s, "a session", err);
+    *out = NULL;
+    if (!s)
+        return ERR_MEMORY;
+    s->model = model;
+    s->options = *options;
+    int rc = OK;
+    if (options->max_len < 1 || options->max_len > model->config->max_positions)
+        rc = err_set(err, ERR_USAGE, "", "%d tokens are more than the %d positions of this model (use a smaller --max-length)",
+                     options->max_len, model->config->max_positions);
+    if (rc == OK)
+        rc = create_buffers(s, err);
+    if (rc == OK)
+        rc = activations_create(model, options->max_rows, options->attention_stats, &s->a, err);
+    if (rc == OK)
+        rc = create_rope(s, err);
+    if (rc == OK)
+        rc = create_cache(s, err);
+    if (rc == OK && options->attention_stats)
+        rc = create_stats(s, err);
+    if (rc == OK)
+        rc = model->ops->sync(model->dev, err);
+    if (rc != OK) {
+        session_free(s);
+        return err_set(err, rc, "", "out of memory for a session of %d sequences (try a smaller --batch or --chunk)", options->n_slots);
+    }
+    *out = s;
+    return OK;
+}
+
+void session_free(struct session *s) {
+    if (!s)
+        return;
+    void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->logits, s->last_rows, s->sampled,
+                         s->bin_of_distance, s->step_sums};
+    void *on_host[] = {s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id, s->sequence_id, s->length, s->ids,
+                       s->pos, s->host_logits, s->host_utility, s->host_open, s->staging, s->host_sums, s->far_sum,
+                       s->sink_sum, s->distance_sum};
+    for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
+        s->model->ops->mem_free(s->model->dev, on_device[i]);
+    for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
+        free(on_host[i]);
+    kv_cache_free(s->cache);
+    activations_free(s->model, &s->a);
+    free(s);
+}
+
+void session_reset(struct session *s, int slot, uint64_t sequence_id) {
+    ASSERT(slot >= 0 && slot < s->options.n_slots);
+    kv_cache_reset(s->cache, slot);
+    s->sequence_id[slot] = sequence_id;
+    s->length[slot] = 0;
+    if (s->options.attention_stats) {
+        size_t lanes = n_lanes(s), at = (size_t)slot * lanes, n_bins = (size_t)s->stats.n_bins;
+        memset(s->far_sum + at, 0, lanes * sizeof(double));
+        memset(s->sink_sum + at, 0, lanes * sizeof(double));
+        memset(s->distance_sum + at * n_bins, 0, lanes * n_bins * sizeof(double));
+    }
+}
+
+/* Checks a feed and writes it down as the last step. */
+static int stage(struct session *s, const struct feed *feed, struct err *err) {
+    struct last_step *last = &s->last;
+    last->n_seq = 0;
+    last->n_rows = 0;
+    last->row_splits[0] = 0;
+    for (int i = 0; i < feed->n_seq; i++) {
+        int slot = feed->slots[i], n = feed->n_tok[i];
+        ASSERT(slot >= 0 && slot < s->options.n_slots && n >= 1 && last->n_rows + (size_t)n <= s->options.max_rows);
+        if (n > s->options.max_len - s->length[slot])
+            return err_set(err, ERR_INPUT, "", "the sequence grows past %d tokens (use a larger --max-length)", s->options.max_len);
+        for (int j = 0; j < n; j++) {
+            int32_t id = feed->tokens[i][j];
+            if (id < 0 || id >= s->model->config->vocab_size)
+                return err_set(err, ERR_INPUT, "", "token id %d is not below the vocabulary size %d of the model\n"
+                               "(is the tokenizer.json of another model beside these weights?)", id, s->model->config->vocab_size);
+            s->ids[last->n_rows + (size_t)j] = id;
+            s->pos[last->n_rows + (size_t)j] = s->length[slot] + j;
+        }
+        last->slots[i] = slot;
+        last->pos0[i] = s->length[slot];
+        last->sequence_id[i] = s->sequence_id[slot];
+        last->n_rows += (size_t)n;
+        last->row_splits[i + 1] = (int)last->n_rows;
+    }
+    last->n_seq = feed->n_seq;
+    return OK;
+}
+
+static void clear_step_stats(struct session *s) {
+    size_t n = (size_t)s->last.n_seq * n_lanes(s), n_bins = (size_t)s->stats.n_bins;
+    s->stats.far_sum = s->step_sums;
+    s->stats.sink_sum = s->step_sums + n;
+    s->stats.distance_sum = s->step_sums + 2 * n;
+    s->model->ops->fill(s->model->dev, s->step_sums, 0, n * (2 + n_bins) * sizeof(double));
+    s->stats_pending = true;
+}
+
+/* Adds the step's sums, already downloaded, to those of its slots. */
+static void add_step_stats(struct session *s) {
+    size_t kv = (size_t)s->model->config->n_kv_heads, n_seq = (size_t)s->last.n_seq, lanes = n_lanes(s);
+    size_t n = n_seq * lanes, n_bins = (size_t)s->stats.n_bins;
+    for (size_t l = 0; l < lanes / kv; l++)
+        for (size_t i = 0; i < n_seq; i++)
+            for (size_t h = 0; h < kv; h++) {
+                size_t from = (l * n_seq + i) * kv + h, to = (size_t)s->last.slots[i] * lanes + l * kv + h;
+                s->far_sum[to] += s->host_sums[from];
+                s->sink_sum[to] += s->host_sums[n + from];
+                for (size_t b = 0; b < n_bins; b++)
+                    s->distance_sum[to * n_bins + b] += s->host_sums[2 * n + from * n_bins + b];
+            }
+}
+
+/* Waits for the device; the step's statistics come along. */
+static int wait(struct session *s, struct err *err) {
+    bool pending = s->stats_pending;
+    if (pending)
+        s->model->ops->download(s->model->dev, s->host_sums, s->step_sums,
+                                (size_t)s->last.n_seq * n_lanes(s) * (2 + (size_t)s->stats.n_bins) * sizeof(double));
+    int rc = s->model->ops->sync(s->model->dev, err);
+    s->stats_pending = false;
+    if (rc == OK && pending)
+        add_step_stats(s);
+    return rc;
+}
+
+int session_feed(struct session *s, const struct feed *feed, struct err *err) {
+    const struct ops *ops = s->model->ops;
+    struct device *dev = s->model->dev;
+    int rc = s->stats_pending ? wait(s, err) : OK;
+    if (rc != OK || (rc = stage(s, feed, err)) != OK ||
+        (rc = kv_cache_reserve(s->cache, feed->n_seq, feed->slots, feed->n_tok, err)) != OK)
+        return rc;
+    struct step step = {
+        .batch = {s->last.n_seq, s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id},
+        .n_rows = s->last.n_rows, .cache = s->cache, .policy = s->options.policy, .rope = s->rope,
+        .head_score = s->head_score, .a = &s->a};
+    if (s->options.attention_stats) {
+        clear_step_stats(s);
+        step.stats = &s->stats;
+    }
+    ops->upload(dev, s->a.ids, s->ids, s->last.n_rows * sizeof *s->ids);
+    ops->upload(dev, s->a.pos, s->pos, s->last.n_rows * sizeof *s->pos);
+    model_forward(s->model, &step);
+    for (int i = 0; i < feed->n_seq; i++)
+        s->length[feed->slots[i]] += feed->n_tok[i];
+    return OK;
+}
+
+int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n_tok, size_t chunk, struct err *err) {
+    int rc = OK;
+    for (size_t at = 0; at < n_tok && rc == OK; at += chunk) {
+        const int32_t *piece = tokens + at;
+        int n = (int)(n_tok - at < chunk ? n_tok - at : chunk);
+        rc = session_feed(s, &(struct feed){1, &slot, &piece, &n}, err);
+    }
+    return rc;
+}
+
+/* Downloads n reals as f32; valid on return (waits). */
+static int download_real(struct session *s, float *out, const float *from, size_t n, struct err *err) {
+    size_t size = real_size(s->model->ops, s->model->dev);
+    if (size == 4) {
+        s->model->ops->download(s->model->dev, out, from, n * 4);
+        return wait(s, err);
+    }
+    int rc = mem_grow(&s->staging, &s->staging_bytes, n * size, 1, "a download", err);
+    if (rc != OK)
+        return rc;
+    s->model->ops->download(s->model->dev, s->staging, from, n * size);
+    rc = wait(s, err);
+    for (size_t i = 0; i < n && rc == OK; i++)
+        out[i] = (float)dtype_load(s->staging, DTYPE_F64, i);
+    return rc;
+}
+
+int session_nll(struct session *s, const int32_t *target, float *nll, struct err *err) {
+    const struct model *m = s->model;
+    m->ops->upload(m->dev, s->target, target, s->last.n_rows * sizeof *target);
+    m->ops->nll(m->dev, &(struct nll_args){.w = m->lm_head, .x = s->a.final, .target = s->target,
+                                           .softcap = (float)m->config->final_softcap, .n_rows = s->last.n_rows, .nll = s->nll});
+    return download_real(s, nll, s->nll, s->last.n_rows, err);
+}
+
+/* Logits of the last rows, on the device. */
+static int last_logits(struct session *s, struct err *err) {
+    const struct model *m = s->model;
+    size_t n_slots = (size_t)s->options.n_slots, d = (size_t)m->config->d_model, vocab = (size_t)m->config->vocab_size;
+    int rc = OK;
+    if (!s->logits) {
+        s->logits = device_array(s, n_slots * vocab, real_size(m->ops, m->dev), &rc);
+        s->last_rows = device_array(s, n_slots * d, dtype_size(m->ops->device_dtype(m->dev)), &rc);
+        s->host_logits = host_array(n_slots * vocab, sizeof(float), &rc, err);
+        if (rc != OK)
+            return err_memory(err, "logits", n_slots * vocab * sizeof(float));
+    }
+    for (int i = 0; i < s->last.n_seq; i++)
+        s->ids[i] = s->last.row_splits[i + 1] - 1; /* the step's ids are on the device already */
+    m->ops->upload(m->dev, s->target, s->ids, (size_t)s->last.n_seq * sizeof *s->ids);
+    m->ops->gather(m->dev, s->a.final, s->target, (size_t)s->last.n_seq, d, s->last_rows);
+    m->ops->logits(m->dev, m->lm_head, s->last_rows, (float)m->config->final_softcap, (size_t)s->last.n_seq, s->logits);
+    return OK;
+}
+
+int session_logits(struct session *s, const float **logits, struct err *err) {
+    int rc = last_logits(s, err);
+    if (rc == OK)
+        rc = download_real(s, s->host_logits, s->logits, (size_t)s->last.n_seq * (size_t)s->model->config->vocab_size, err);
+    *logits = s->host_logits;
+    return rc;
+}
+
+int session_sample(struct session *s, const struct sampling *sampling, int32_t *ids, struct err *err) {
+    const struct model *m = s->model;
+    int rc = last_logits(s, err);
+    if (rc != OK)
+        return rc;
+    for (int i = 0; i < s->last.n_seq; i++)
+        s->pos[i] = s->length[s->last.slots[i]];
+    m->ops->sample(m->dev, &(struct sample_args){
+        .logits = s->logits, .n_rows = (size_t)s->last.n_seq, .n_vocab = (size_t)m->config->vocab_size,
+        .temperature = sampling->temperature, .top_k = sampling->top_k, .top_p = sampling->top_p, .seed = sampling->seed,
+        .sequence_id = s->last.sequence_id, .position = s->pos, .id = s->sampled});
+    m->ops->download(m->dev, ids, s->sampled, (size_t)s->last.n_seq * sizeof *ids);
+    return wait(s, err);
+}
+
+int session_gates(struct session *s, const float **utility, const uint8_t **open, struct err *err) {
+    size_t n = s->last.n_rows * n_lanes(s);
+    int rc = OK;
+    if (!s->host_utility) {
+        s->host_utility = host_array(s->options.max_rows * n_lanes(s), sizeof(float), &rc, err);
+        s->host_open = host_array(s->options.max_rows * n_lanes(s), 1, &rc, err);
+        if (rc != OK)
+            return rc;
+    }
+    s->model->ops->download(s->model->dev, s->host_open, s->a.open, n);
+    rc = download_real(s, s->host_utility, s->a.utility, n, err);
+    *utility = s->host_utility;
+    *open = s->host_open;
+    return rc;
+}
+
+int session_length(const struct session *s, int slot) {
+    return s->length[slot];
+}
+
+struct kv_cache *session_cache(struct session *s) {
+    return s->cache;
+}
+
+const double *session_far_sum(const struct session *s, int slot) {
+    return s->far_sum ? s->far_sum + (size_t)slot * n_lanes(s) : NULL;
+}
+
+const double *session_sink_sum(const struct session *s, int slot) {
+    return s->sink_sum ? s->sink_sum + (size_t)slot * n_lanes(s) : NULL;
+}
+
+const double *session_distance_sum(const struct session *s, int slot) {
+    return s->distance_sum ? s->distance_sum + (size_t)slot * n_lanes(s) * (size_t)s->stats.n_bins : NULL;
+}

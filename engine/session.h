@@ -1,0 +1,85 @@
+/* session.h - a batch of sequences and its KV cache, over a shared immutable model. Not thread-safe: one caller at a time.
+ * Free every session before its model and its policy.
+ *
+ * A session has n_slots places. Each holds one sequence, which is fed in steps of any size; gates act from the first
+ * token on (prefill and decode are the same thing). What "the same result" means across step sizes: kept sets equal up to
+ * gates within 1e-4 of the threshold, losses within 1e-5 nat in f32. */
+#ifndef SPKV_ENGINE_SESSION_H
+#define SPKV_ENGINE_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/model.h"
+#include "engine/policy.h"
+
+struct session_options {
+    int n_slots;
+    int max_len;                  /* longest sequence, tokens; at most the model's limit */
+    size_t max_rows;              /* most tokens fed in one step, over all slots */
+    const struct policy *policy;  /* borrowed */
+    bool attention_stats;         /* collect far, sink and distance sums */
+};
+
+struct session;
+
+int session_create(const struct model *model, const struct session_options *options, struct session **out, struct err *err);
+void session_free(struct session *s);
+
+/* Empties a slot for a new sequence; sequence_id keys random gates and sampling. */
+void session_reset(struct session *s, int slot, uint64_t sequence_id);
+
+/* The next tokens of n_seq different slots. */
+struct feed {
+    int n_seq;
+    const int *slots;              /* (n_seq) */
+    const int32_t *const *tokens;  /* (n_seq) host; ids below vocab_size (ERR_INPUT otherwise) */
+    const int *n_tok;              /* (n_seq), each >= 1; sum at most max_rows */
+};
+
+/* Runs one step. ERR_INPUT when a sequence would pass max_len. Device work may still run on return. */
+int session_feed(struct session *s, const struct feed *feed, struct err *err);
+
+/* Feeds a whole prompt to one slot in steps of at most `chunk` tokens. */
+int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n_tok, size_t chunk, struct err *err);
+
+/* Of the last step: loss of target[r] after row r in nat, NaN where target[r] is -1; rows in feed order. Waits. */
+int session_nll(struct session *s, const int32_t *target, float *nll, struct err *err);
+
+/* Of the last step: logits of the last row of each fed sequence, (n_seq, vocab_size) f32. Borrowed: valid until the next
+ * call on the session. Waits. */
+int session_logits(struct session *s, const float **logits, struct err *err);
+
+struct sampling {
+    float temperature; /* 0 = greedy */
+    int top_k;         /* 0 = all */
+    float top_p;       /* 1 = all */
+    uint64_t seed;
+};
+
+/* Of the last step: the next token of each fed sequence, (n_seq). Waits. */
+int session_sample(struct session *s, const struct sampling *sampling, int32_t *ids, struct err *err);
+
+/* Of the last step: utilities (n_layers, n_rows, n_kv_heads) f32 and gates (the same shape) in host memory. Borrowed until
+ * the next call. Waits. */
+int session_gates(struct session *s, const float **utility, const uint8_t **open, struct err *err);
+
+/* Tokens fed to a slot since its reset. */
+int session_length(const struct session *s, int slot);
+
+/* The cache, for counters (kv_cache_read_counts) and tests. */
+struct kv_cache *session_cache(struct session *s);
+
+/* Attention sums of a slot since its reset, host memory (n_layers, n_kv_heads[, n_bins]); NULL without attention_stats.
+ * Waits for nothing: complete after session_nll, session_gates or session_logits of the last step. */
+const double *session_far_sum(const struct session *s, int slot);
+const double *session_sink_sum(const struct session *s, int slot);
+const double *session_distance_sum(const struct session *s, int slot);
+
+/* Bins of query-key distance: bin 0 holds distance 0; then four an octave, edges ceil(2^(i/4)) without repeats.
+ * Returns the number of bins for distances below max_len and, when edge is not NULL, writes n + 1 edges (edge[n] is past
+ * the largest distance of the last bin). */
+int distance_bins(int max_len, int64_t *edge);
+
+#endif
