@@ -1,0 +1,33 @@
+/* recall.h - generated texts whose end can only be known from far back: facts asked for again, names that return, lists
+ * that are copied. Simple English words, so that small models know them. A row is a pure function of seed and row number.
+ *
+ *   facts   "The code of Tom is 52. ... (other sentences) ... Remember the code of Tom. It is| 52."
+ *   names   "Tom Hill is at the park. ... Then Tom| Hill came back home."
+ *   copy    "Here is a list: cake, boat, ... . ... Here is the same list again:| cake, boat, ... ."
+ *
+ * The part behind | is the completion. */
+#ifndef SPKV_DATASETS_RECALL_H
+#define SPKV_DATASETS_RECALL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/err.h"
+
+enum recall_kind { RECALL_MIXED, RECALL_FACTS, RECALL_NAMES, RECALL_COPY }; /* mixed: the three in turn */
+
+enum { RECALL_MIN_ITEMS = 2, RECALL_MAX_ITEMS = 32, RECALL_MAX_FILLERS = 100000 };
+
+struct recall_options {
+    enum recall_kind kind;
+    uint64_t n_rows, seed;
+    int n_items;     /* facts, names or list entries in a row, RECALL_MIN_ITEMS to RECALL_MAX_ITEMS */
+    int n_fillers;   /* sentences between them and the question, 0 to RECALL_MAX_FILLERS */
+    bool plain_text; /* {"text": ...} instead of {"prompt": ..., "completion": ...} */
+};
+
+/* Writes n_rows lines of JSON. ERR_IO when the stream fails; the caller closes it. */
+int recall_write(FILE *stream, const struct recall_options *options, struct err *err);
+
+#endif
