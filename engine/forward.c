@@ -88,7 +88,7 @@ static void attention_block(const struct model *m, const struct step *s, int l, 
     prepare_heads(m, s, &c->layers[l], q, w->q_norm, (size_t)c->n_heads, ld);
     prepare_heads(m, s, &c->layers[l], k, w->k_norm, (size_t)c->n_kv_heads, ld);
     score(m, s, l, utility, open);
-    attend(m, s, l, q, k, v, open, ld);
+    attend(m, s, l, q, k, v, s->all_open ? s->all_open : open, ld);
     project(m, s, w->o, w->o_bias, s->a->delta, (size_t)c->d_model);
     if (w->attention_post_norm)
         norm(m, s, s->a->delta, NULL, w->attention_post_norm, s->a->delta, NULL);

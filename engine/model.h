@@ -74,6 +74,7 @@ struct step {
     float *const *rope;              /* host array of config->n_rope device tables */
     const float *head_score;         /* (n_layers, n_kv_heads) device copy of the policy's constants */
     struct activations *a;
+    const uint8_t *all_open;         /* NULL = gates act; dense prefill: (n_rows, n_kv_heads) ones that stand in for them */
     const struct step_stats *stats;  /* NULL = none */
 };
 void model_forward(const struct model *model, const struct step *step);

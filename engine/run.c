@@ -157,6 +157,7 @@ static int report_sequence(struct run *r, int slot, struct err *err) {
     struct member *m = &r->members[slot];
     struct kv_counts counts = {.n_kept = r->n_kept, .visible_pairs = r->visible};
     struct sequence_report report = {.sequence = &m->sequence, .nll = m->nll};
+    session_end_prefill(r->session, slot);
     int rc = kv_cache_read_counts(session_cache(r->session), slot, &counts, err);
     if (rc != OK)
         return rc;
@@ -227,7 +228,8 @@ static int create(struct run *r, struct err *err) {
     const struct run_options *o = r->options;
     size_t batch = (size_t)o->batch, chunk = (size_t)(o->chunk < o->max_len ? o->chunk : o->max_len), lanes = n_lanes(r);
     struct session_options options = {.n_slots = o->batch, .max_len = o->max_len, .max_rows = batch * chunk,
-                                      .policy = o->policy, .attention_stats = r->observer->want_attention};
+                                      .policy = o->policy, .dense_prefill = o->dense_prefill,
+                                      .attention_stats = r->observer->want_attention};
     if (!(r->members = mem_alloc(batch, sizeof *r->members, "a batch", err)) ||
         !(r->gated = mem_alloc((size_t)r->model->config->n_layers, sizeof *r->gated, "a batch", err)) ||
         !(r->target = mem_alloc(options.max_rows, sizeof *r->target, "a batch", err)) ||

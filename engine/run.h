@@ -18,6 +18,7 @@
 struct run_options {
     const struct policy *policy;
     int batch, chunk, max_len;
+    bool dense_prefill;                 /* gates act on the cache only after the last token of a sequence */
     uint64_t limit;                     /* sequences, 0 = all; counted before sharding */
     int shard, n_shards;                /* batches b with b % n_shards == shard are run; n_shards >= 1 */
     bool (*batch_done)(void *self, uint64_t batch); /* resumed runs: skip this batch; NULL = run all */

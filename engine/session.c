@@ -25,6 +25,9 @@ struct session {
     float *head_score;        /* device (n_layers, n_kv_heads) */
     uint64_t *sequence_id;    /* (n_slots) */
     int *length;              /* (n_slots) tokens fed */
+    bool *dense;              /* (n_slots) in a dense prefill */
+    uint8_t *all_open;        /* device (max_rows, n_kv_heads) ones; dense prefill only, as is */
+    uint8_t *gate_history;    /* device (n_slots, n_layers, max_len, n_kv_heads) */
     int32_t *ids, *pos;       /* host staging (max_rows) */
     int32_t *target;          /* device (max_rows) */
     float *nll;               /* device (max_rows) */
@@ -156,6 +159,13 @@ static int create_buffers(struct session *s, struct err *err) {
     s->target = device_array(s, rows, sizeof(int32_t), &rc);
     s->nll = device_array(s, rows, real, &rc);
     s->sampled = device_array(s, n_slots, sizeof(int32_t), &rc);
+    s->dense = host_array(n_slots, sizeof(bool), &rc, err);
+    if (s->options.dense_prefill) {
+        size_t n_open = rows * (size_t)s->model->config->n_kv_heads;
+        s->gate_history = device_array(s, n_slots * lanes, (size_t)s->options.max_len, &rc);
+        if ((s->all_open = device_array(s, n_open, 1, &rc)))
+            s->model->ops->fill(s->model->dev, s->all_open, 1, n_open);
+    }
     if (rc == OK && !(s->head_score = model_upload_real(s->model->ops, s->model->dev, s->options.policy->head_score, lanes, err)))
         rc = ERR_MEMORY;
     return rc;
@@ -196,8 +206,8 @@ void session_free(struct session *s) {
     if (!s)
         return;
     void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->logits, s->last_rows, s->sampled,
-                         s->bin_of_distance, s->step_sums};
-    void *on_host[] = {s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id, s->sequence_id, s->length, s->ids,
+                         s->bin_of_distance, s->step_sums, s->all_open, s->gate_history};
+    void *on_host[] = {s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id, s->sequence_id, s->length, s->dense, s->ids,
                        s->pos, s->host_logits, s->host_utility, s->host_open, s->staging, s->host_sums, s->far_sum,
                        s->sink_sum, s->distance_sum};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
@@ -214,6 +224,7 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
     kv_cache_reset(s->cache, slot);
     s->sequence_id[slot] = sequence_id;
     s->length[slot] = 0;
+    s->dense[slot] = s->options.dense_prefill;
     if (s->options.attention_stats) {
         size_t lanes = n_lanes(s), at = (size_t)slot * lanes, n_bins = (size_t)s->stats.n_bins;
         memset(s->far_sum + at, 0, lanes * sizeof(double));
@@ -288,9 +299,35 @@ static int wait(struct session *s, struct err *err) {
     return rc;
 }
 
+static uint8_t *history(struct session *s, int slot, int layer) {
+    size_t kv = (size_t)s->model->config->n_kv_heads, n_layers = (size_t)s->model->config->n_layers;
+    return s->gate_history + ((size_t)slot * n_layers + (size_t)layer) * (size_t)s->options.max_len * kv;
+}
+
+/* Notes the gates of a step that did not act. */
+static void note_gates(struct session *s) {
+    size_t kv = (size_t)s->model->config->n_kv_heads;
+    for (int l = 0; l < s->model->config->n_layers; l++)
+        for (int i = 0; i < s->last.n_seq; i++) {
+            size_t row = (size_t)s->last.row_splits[i], n = (size_t)s->last.row_splits[i + 1] - row;
+            s->model->ops->copy(s->model->dev, history(s, s->last.slots[i], l) + (size_t)s->last.pos0[i] * kv,
+                                s->a.open + ((size_t)l * s->last.n_rows + row) * kv, n * kv);
+        }
+}
+
+void session_end_prefill(struct session *s, int slot) {
+    if (!s->dense[slot])
+        return;
+    for (int l = 0; l < s->model->config->n_layers; l++)
+        s->model->ops->kv_prune(s->model->dev, s->cache, slot, l, history(s, slot, l));
+    s->dense[slot] = false;
+}
+
 int session_feed(struct session *s, const struct feed *feed, struct err *err) {
     const struct ops *ops = s->model->ops;
     struct device *dev = s->model->dev;
+    if (feed->n_seq == 0)
+        return OK;
     int rc = s->stats_pending ? wait(s, err) : OK;
     if (rc != OK || (rc = stage(s, feed, err)) != OK ||
         (rc = kv_cache_reserve(s->cache, feed->n_seq, feed->slots, feed->n_tok, err)) != OK)
@@ -299,6 +336,11 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
         .batch = {s->last.n_seq, s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id},
         .n_rows = s->last.n_rows, .cache = s->cache, .policy = s->options.policy, .rope = s->rope,
         .head_score = s->head_score, .a = &s->a};
+    bool dense = s->dense[feed->slots[0]];
+    for (int i = 1; i < feed->n_seq; i++)
+        ASSERT(s->dense[feed->slots[i]] == dense);
+    if (dense)
+        step.all_open = s->all_open;
     if (s->options.attention_stats) {
         clear_step_stats(s);
         step.stats = &s->stats;
@@ -306,6 +348,8 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
     ops->upload(dev, s->a.ids, s->ids, s->last.n_rows * sizeof *s->ids);
     ops->upload(dev, s->a.pos, s->pos, s->last.n_rows * sizeof *s->pos);
     model_forward(s->model, &step);
+    if (dense)
+        note_gates(s);
     for (int i = 0; i < feed->n_seq; i++)
         s->length[feed->slots[i]] += feed->n_tok[i];
     return OK;

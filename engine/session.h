@@ -2,7 +2,7 @@
  * Free every session before its model and its policy.
  *
  * A session has n_slots places. Each holds one sequence, which is fed in steps of any size; gates act from the first
- * token on (prefill and decode are the same thing). What "the same result" means across step sizes: kept sets equal up to
+ * token on (prefill and decode are the same thing), unless dense_prefill says otherwise. What "the same result" means across step sizes: kept sets equal up to
  * gates within 1e-4 of the threshold, losses within 1e-5 nat in f32. */
 #ifndef SPKV_ENGINE_SESSION_H
 #define SPKV_ENGINE_SESSION_H
@@ -19,6 +19,7 @@ struct session_options {
     int max_len;                  /* longest sequence, tokens; at most the model's limit */
     size_t max_rows;              /* most tokens fed in one step, over all slots */
     const struct policy *policy;  /* borrowed */
+    bool dense_prefill;           /* gates are noted but do not act until session_end_prefill() */
     bool attention_stats;         /* collect far, sink and distance sums */
 };
 
@@ -43,6 +44,10 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err);
 
 /* Feeds a whole prompt to one slot in steps of at most `chunk` tokens. */
 int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n_tok, size_t chunk, struct err *err);
+
+/* Ends a dense prefill: what the gates closed leaves the slot's cache, and gates act from now on. Slots that are fed in one
+ * step must all have ended their prefill, or none. Does nothing without dense_prefill. */
+void session_end_prefill(struct session *s, int slot);
 
 /* Of the last step: loss of target[r] after row r in nat, NaN where target[r] is -1; rows in feed order. Waits. */
 int session_nll(struct session *s, const int32_t *target, float *nll, struct err *err);

@@ -175,13 +175,17 @@ struct ops {
 
     void *(*mem_alloc)(struct device *dev, size_t n_bytes); /* 64-byte aligned, undefined content; NULL: sticky ERR_MEMORY */
     void (*mem_free)(struct device *dev, void *ptr_dev);    /* NULL is legal */
-    /* Address space that costs nothing until committed. commit makes the first n_bytes usable and zero. */
+    /* Address space that costs nothing until committed. commit makes the first n_bytes usable; what was not yet usable is
+     * zero, the rest keeps its content. */
     void *(*mem_reserve)(struct device *dev, size_t max_bytes);
     bool (*mem_commit)(struct device *dev, void *ptr_dev, size_t n_bytes); /* false and sticky ERR_MEMORY when exhausted */
     void (*mem_release)(struct device *dev, void *ptr_dev, size_t max_bytes);
-    void (*upload)(struct device *dev, void *dst_dev, const void *src_host, size_t n_bytes);
+    void (*upload)(struct device *dev, void *dst_dev, const void *src_host, size_t n_bytes); /* src is free on return */
     void (*download)(struct device *dev, void *dst_host, const void *src_dev, size_t n_bytes); /* valid after sync */
+    void (*copy)(struct device *dev, void *dst_dev, const void *src_dev, size_t n_bytes); /* no overlap */
     void (*fill)(struct device *dev, void *dst_dev, int byte, size_t n_bytes);
+    /* Reads n bytes with all threads and forgets them: what the memory can do, for benchmarks. 64-byte aligned. */
+    void (*read)(struct device *dev, const void *src_dev, size_t n_bytes);
     int (*sync)(struct device *dev, struct err *err); /* waits; reports the first failure since open, which stays */
 
     /* A matrix for `linear`, `embed`, `nll` and `logits`. Where the stored bytes serve as they are, the host memory stays
@@ -218,6 +222,11 @@ struct ops {
     void (*attend_cache)(struct device *dev, const struct attend_args *a);
     void (*attend_stats)(struct device *dev, const struct attend_stats_args *a);
     void (*kv_append)(struct device *dev, const struct kv_append_args *a);
+    /* Ends a dense prefill of one layer of a slot, whose pairs were all kept until now (fed with open = 1): those with
+     * open[position * n_kv_heads + kv_head] = 0 and position >= sinks leave the long-term store, the others move up in
+     * order, pages that are not needed any more go back, and the ring's gates take the same values. open (n_fed, n_kv_heads)
+     * u8. n_long and n_kept are counted anew, visible_pairs stays. Does nothing in ring_only layers. */
+    void (*kv_prune)(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *open);
     /* Gives the slot's pages back and zeroes its counters. */
     void (*kv_reset)(struct device *dev, struct kv_cache *cache, int slot);
     /* Logical rows of a lane: pairs index[0..n) counted as long-term entries 0 .. n_long-1, then ring slots by position
