@@ -32,7 +32,7 @@ struct kv_cache_options {
     int n_slots, n_layers, n_kv_heads, head_dim;
     int max_len;          /* longest sequence, tokens */
     int page_slots;       /* 0 = KV_PAGE_SLOTS; a multiple of 32 */
-    const int *window;    /* (n_layers, n_kv_heads), each >= 1; copied */
+    const int *window;    /* (n_layers, n_kv_heads), each >= 1; copied, values above max_len as max_len (the same rule) */
     const bool *ring_only; /* (n_layers): the model's own sliding layers, nothing is kept and sinks do not act; copied */
     int sinks;            /* positions below it stay visible for ever */
     enum dtype dtype;     /* of the cached pairs: F32 or BF16 (F64 in the reference) */
@@ -51,6 +51,7 @@ struct kv_cache {
     int ring_len;             /* ring slots per lane in ring_open: the largest window */
     int *window_host;         /* (n_layers, n_kv_heads) */
     bool *ring_only_host;     /* (n_layers) */
+    int32_t *counters_host;   /* where the block of n_free, n_fed, n_long and n_kept is downloaded to */
 
     /* Device memory. A lane's index is (slot * n_layers + layer) * n_kv_heads + kv_head. */
     void *pool;               /* pages; page p begins at p * page_bytes */
@@ -87,9 +88,10 @@ void kv_cache_reset(struct kv_cache *cache, int slot);
 int kv_cache_reserve(struct kv_cache *cache, int n_seq, const int *slots, const int *n_rows, struct err *err);
 
 /* Waits for the device and reads the counters of a slot. */
-int kv_cache_read_counts(const struct kv_cache *cache, int slot, struct kv_counts *out, struct err *err);
+int kv_cache_read_counts(struct kv_cache *cache, int slot, struct kv_counts *out, struct err *err);
 
-/* Bytes of the pool in use by all slots together, and the largest such figure seen by reserve and read_counts. */
+/* The most bytes of pages that all slots together held, as far as reserve and read_counts have looked: each looks
+ * before it returns, so the figure is exact when read_counts precedes the reset of a slot. */
 size_t kv_cache_peak_bytes(const struct kv_cache *cache);
 
 /* Checks every invariant: each page held once or free, lists as long as the counts say, n_kept + min(n_fed, sinks kept)
