@@ -14,11 +14,10 @@ struct device {
 };
 
 struct weight {
-    const void *data;   /* (n_rows, n_cols) as stored, borrowed */
+    const void *data;   /* (n_rows, n_cols) as stored, borrowed (by the guard: from its region) */
     enum dtype dtype;
     size_t n_rows, n_cols;
     bool to_bf16;       /* elements count as rounded to bf16: compute weights on a BF16 device */
-    void *copy;         /* NULL, or device memory that `data` points to (guard) */
 };
 
 /* ---- elements ---- */
