@@ -290,7 +290,7 @@ int row_parse(const char *line, size_t n, const char *where, json_t **out, struc
     if (strstr(problem.text, "\\u0000") || json_error_code(&problem) == json_error_null_character ||
         json_error_code(&problem) == json_error_null_byte_in_key || memchr(line, 0, n))
         remedy = "; remove NUL characters: sed 's/\\\\u0000//g' FILE | tr -d '\\000'";
-    else if (strstr(problem.text, "NaN") || strstr(problem.text, "Infinity"))
+    else if (strstr(problem.text, "NaN") || memmem(line, n, "Infinity", 8))
         remedy = "; NaN and Infinity are not JSON: write null in their place";
     return err_set(err, ERR_INPUT, where, "byte %d of the line: not valid JSON: %s%s", problem.position, problem.text, remedy);
 }
