@@ -26,7 +26,7 @@ SANFLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
 endif
 
 HDF5    := $(shell $(PKG_CONFIG) --exists hdf5-serial 2>/dev/null && echo hdf5-serial || echo hdf5)
-PACKAGES := $(HDF5) libpng jansson libpcre2-8 libutf8proc zlib libzstd libxxhash
+PACKAGES := $(HDF5) libpng jansson libpcre2-8 libutf8proc zlib libzstd libxxhash cairo
 CPPFLAGS += -I. -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DH5_USE_110_API $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 LDLIBS  += $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lhdf5_hl -ldnnl -lm
 STD     := -std=c11 -fopenmp -ffp-contract=off
@@ -61,8 +61,69 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_HELPERS) $(BUILD)/libspkv.a
 	@echo "  LD   $@"
 	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 
+# The commit of the build, in one object.
+COMMIT  := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+$(BUILD)/obj/cli/cli.o: CPPFLAGS += -DSPKV_COMMIT='"$(COMMIT)"'
+$(BUILD)/obj/cli/cli.o: $(BUILD)/commit
+$(BUILD)/commit: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
+.PHONY: FORCE
+FORCE:
+
+.PHONY: deps
+deps: ## install the packages that are missing
+	@scripts/install-deps
+
+.PHONY: parts
+parts: ## say which optional parts this machine can build (CUDA=auto|0|1 MPI=auto|0|1)
+	@scripts/probe-part cuda $(CUDA)
+	@scripts/probe-part mpi $(MPI)
+
+.PHONY: demo
+demo: deps ## install what is missing, build, profile the shipped model and show the report
+	@$(MAKE) --no-print-directory parts all
+	@scripts/demo $(PROGRAM) build/demo
+
+# Programs that read files of strangers run under the sanitizers too.
+SAN_TESTS := safetensors config checkpoint tokenizer corpus sequences profile layout statistics kv_cache ref ops session \
+             heatmap page figure terminal policy
+FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
+
+.PHONY: test
+test: deps ## install what is missing, build and run all tests
+	@$(MAKE) --no-print-directory parts tests
+	@scripts/check-includes
+	@scripts/run-tests $(TESTS) $(wildcard tests/*.sh)
+	@$(MAKE) --no-print-directory SAN=address,undefined test-sanitized
+
 .PHONY: tests
-tests: $(TESTS) $(PROGRAM)
+tests: $(PROGRAM) $(TESTS)
+
+.PHONY: test-sanitized
+test-sanitized: export LSAN_OPTIONS = suppressions=tests/lsan.supp:print_suppressions=0
+test-sanitized: export OMP_NUM_THREADS = 2
+test-sanitized: $(filter $(SAN_TESTS:%=$(BUILD)/tests/test_%),$(TESTS)) $(FUZZERS) $(PROGRAM)
+	@scripts/run-tests $(filter $(BUILD)/tests/test_%,$^)
+	@scripts/replay-corpora $(FUZZERS)
+
+$(BUILD)/tests/fuzz_%: $(BUILD)/obj/tests/fuzz_%.o $(BUILD)/obj/tests/fuzz/replay.o $(BUILD)/libspkv.a
+	@mkdir -p $(@D)
+	@echo "  LD   $@"
+	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+.PHONY: fuzz
+fuzz: deps ## fuzz every parser with libFuzzer (needs clang; FUZZ_SECONDS=60 each)
+	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
+
+.PHONY: install
+install: all ## install build/spkv under $(prefix)
+	install -d $(DESTDIR)$(bindir)
+	install -m 755 $(PROGRAM) $(DESTDIR)$(bindir)/spkv
+
+.PHONY: uninstall
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(bindir)/spkv
 
 .PHONY: clean
 clean: ## remove everything that was built
