@@ -16,11 +16,11 @@
 struct checkpoint;
 
 /* Opens DIR: config.json, then model.safetensors, or model.safetensors.index.json and its shards (plain file names only).
- * `predictor_dir` (NULL: none) names a directory of its own with spkv_config.json and spkv.safetensors; without it a predictor
- * is looked for among the model's tensors ("spkv" in config.json), then beside it in DIR. A predictor from spkv.safetensors
- * takes the place of all predictor and low-rank tensors of the model; that file may hold nothing else, and its names may
- * begin with PEFT's "base_model.model.". ERR_INPUT for what the files say wrongly, low-rank tensors without their projection
- * or without "r" and "lora_alpha", and predictors of layers that the model does not have. */
+ * `predictor_dir` (NULL: none) names a directory of its own with spkv_config.json and spkv.safetensors; without it a
+ * predictor is looked for among the model's tensors ("spkv" in config.json), then beside it in DIR. A predictor from
+ * spkv.safetensors takes the place of all predictor and low-rank tensors of the model; that file may hold nothing else, and
+ * its names may begin with PEFT's "base_model.model.". ERR_INPUT for broken files, for low-rank tensors without their
+ * projection or without "r" and "lora_alpha", and for predictors of layers that the model does not have. */
 int checkpoint_open(const char *dir, const char *predictor_dir, struct checkpoint **out, struct err *err);
 void checkpoint_close(struct checkpoint *checkpoint);
 

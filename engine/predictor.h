@@ -1,11 +1,11 @@
-/* predictor.h - the utility predictor of one layer as host arrays in the shape of struct predict_args, whatever shape the
- * checkpoint stores (names under model.layers.N.self_attn.utility_predictor.):
+/* predictor.h - the utility predictor of one layer as host arrays in the shape of struct predict_args, from any
+ * stored form (names under model.layers.N.self_attn.utility_predictor.):
  *
- *   kind            fc1.weight               fc1.bias            fc2.weight                              fc2.bias
- *   shared trunk    [hidden, d_model]        [hidden]            [n_kv_heads, hidden]                    [n_kv_heads]
- *   a trunk a head  [n_kv_heads, h, d_model] [n_kv_heads, h]     [n_kv_heads, h] or [n_kv_heads, 1, h]   [n_kv_heads] or [., 1]
- *   linear          absent                   absent              [n_kv_heads, d_model]                   [n_kv_heads]
- *   static gates    absent                   absent              absent                                  [n_kv_heads]
+ *   kind            fc1.weight               fc1.bias        fc2.weight                             fc2.bias
+ *   shared trunk    [hidden, d_model]        [hidden]        [n_kv_heads, hidden]                   [n_kv_heads]
+ *   a trunk a head  [n_kv_heads, h, d_model] [n_kv_heads, h] [n_kv_heads, h] or [n_kv_heads, 1, h]  [n_kv_heads] or [.., 1]
+ *   linear          absent                   absent          [n_kv_heads, d_model]                  [n_kv_heads]
+ *   static gates    absent                   absent          absent                                 [n_kv_heads]
  *
  * A trunk a head becomes one trunk of n_kv_heads * h with a block-diagonal fc2. A linear predictor needs activation "none"
  * in its configuration: with any other, an absent fc1 is an error. Biases are never assumed. */
@@ -25,8 +25,8 @@ struct predictor_layer {
     float *b2;     /* (n_kv_heads) */
 };
 
-/* Layer `layer` of a checkpoint that has a predictor. ERR_INPUT for absent tensors, wrong shapes, NaN and infinities. A layer
- * with a sliding window of its own has no predictor: do not ask for it. */
+/* Layer `layer` of a checkpoint that has a predictor. ERR_INPUT for absent tensors, wrong shapes, NaN and infinities. A
+ * layer with a sliding window of its own has no predictor: do not ask for it. */
 int predictor_layer_read(const struct checkpoint *checkpoint, int layer, struct predictor_layer *out, struct err *err);
 void predictor_layer_free(struct predictor_layer *layer); /* legal on a zeroed struct */
 
