@@ -62,15 +62,29 @@ static float *load_vector(struct loader *l, const char *name, size_t n) {
     return out;
 }
 
-/* The bytes of a matrix that a device copied are not needed any more. */
-static struct weight *prepare(struct loader *l, const struct host_matrix *matrix, enum weight_use use, bool mapped) {
+/* A mapped matrix: bytes that the device copied are not needed any more. */
+static struct weight *prepare_mapped(struct loader *l, const struct host_matrix *matrix) {
     struct weight *out = NULL;
     bool borrowed = false;
-    l->rc = l->ops->weight_prepare(l->dev, matrix, use, &out, &borrowed, l->err);
-    if (l->rc == OK && mapped && !borrowed)
+    l->rc = l->ops->weight_prepare(l->dev, matrix, WEIGHT_COMPUTE, &out, &borrowed, l->err);
+    if (l->rc == OK && !borrowed)
         file_map_drop(matrix->data, matrix->n_rows * matrix->n_cols * dtype_size(matrix->dtype));
-    if (l->rc == OK && !mapped && borrowed)
-        l->rc = err_set(l->err, ERR_IO, "", "a device borrowed memory that is about to be freed");
+    return out;
+}
+
+/* An f32 matrix in memory from malloc(), which the model takes over when the device borrows it: then *data becomes NULL. */
+static struct weight *prepare_owned(struct loader *l, float **data, size_t n_rows, size_t n_cols, enum weight_use use) {
+    struct model *m = l->model;
+    struct weight *out = NULL;
+    bool borrowed = false;
+    if (l->rc != OK || !*data ||
+        (l->rc = mem_grow(&m->owned, &m->owned_cap, m->n_owned + 1, sizeof *m->owned, "weights", l->err)) != OK)
+        return NULL;
+    l->rc = l->ops->weight_prepare(l->dev, &(struct host_matrix){*data, DTYPE_F32, n_rows, n_cols}, use, &out, &borrowed, l->err);
+    if (l->rc == OK && borrowed) {
+        m->owned[m->n_owned++] = *data;
+        *data = NULL;
+    }
     return out;
 }
 
@@ -83,10 +97,10 @@ static struct weight *load_matrix(struct loader *l, const char *name, size_t n_r
         (l->rc = tensor_check_finite(tensor, l->err)) != OK ||
         (l->rc = lora_merge(l->checkpoint, full, n_rows, n_cols, &merged, l->err)) != OK)
         return NULL;
-    struct host_matrix matrix = {tensor->data, tensor->dtype, n_rows, n_cols};
     if (merged)
-        matrix = (struct host_matrix){merged, DTYPE_F32, n_rows, n_cols};
-    out = prepare(l, &matrix, WEIGHT_COMPUTE, !merged);
+        out = prepare_owned(l, &merged, n_rows, n_cols, WEIGHT_COMPUTE);
+    else
+        out = prepare_mapped(l, &(struct host_matrix){tensor->data, tensor->dtype, n_rows, n_cols});
     if (out)
         l->model->weight_bytes += l->ops->weight_bytes(out);
     free(merged);
@@ -131,12 +145,6 @@ static void load_mlp(struct loader *l, struct model_layer *w) {
     w->down_bias = load_bias(l, c->mlp_bias, "mlp.down_proj.bias", d);
 }
 
-static struct weight *upload_predictor_matrix(struct loader *l, const float *data, size_t n_rows, size_t n_cols) {
-    if (l->rc != OK || !data)
-        return NULL;
-    return prepare(l, &(struct host_matrix){data, DTYPE_F32, n_rows, n_cols}, WEIGHT_F32, false);
-}
-
 static float *upload_predictor_vector(struct loader *l, const float *data, size_t n) {
     float *out = NULL;
     if (l->rc == OK && data && !(out = model_upload_real(l->ops, l->dev, data, n, l->err)))
@@ -151,9 +159,9 @@ static void load_predictor(struct loader *l, int layer, struct model_layer *w) {
         return;
     if ((l->rc = predictor_layer_read(l->checkpoint, layer, &p, l->err)) != OK)
         return;
-    w->fc1 = upload_predictor_matrix(l, p.fc1, p.hidden, (size_t)c->d_model);
+    w->fc1 = prepare_owned(l, &p.fc1, p.hidden, (size_t)c->d_model, WEIGHT_F32);
     w->b1 = upload_predictor_vector(l, p.b1, p.hidden);
-    w->fc2 = upload_predictor_matrix(l, p.fc2, (size_t)c->n_kv_heads, p.hidden);
+    w->fc2 = prepare_owned(l, &p.fc2, (size_t)c->n_kv_heads, p.hidden, WEIGHT_F32);
     w->b2 = upload_predictor_vector(l, p.b2, (size_t)c->n_kv_heads);
     predictor_layer_free(&p);
 }
@@ -220,6 +228,9 @@ void model_free(struct model *m) {
     if (m->embed)
         m->ops->weight_free(m->dev, m->embed);
     m->ops->mem_free(m->dev, m->final_norm);
+    for (size_t i = 0; i < m->n_owned; i++)
+        free(m->owned[i]);
+    free(m->owned);
     free(m->layers);
     free(m);
 }
