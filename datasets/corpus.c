@@ -126,8 +126,8 @@ static int next_block(struct corpus *c, const char **text, size_t *n, struct err
         else if (c->block.len > 0)
             break;
         if (c->block.len > LINES_MAX_BYTES)
-            return err_set(err, ERR_INPUT, c->list.items[c->current].path, "a document of more than %zu bytes before line %llu",
-                           LINES_MAX_BYTES, (unsigned long long)lines_number(c->lines));
+            return err_set(err, ERR_INPUT, shown_name(&c->list.items[c->current]), "a document of more than %zu bytes ends "
+                           "behind line %llu", LINES_MAX_BYTES, (unsigned long long)lines_number(c->lines));
     }
     if (rc == OK && c->block.failed)
         rc = err_memory(err, "a document", c->block.len);

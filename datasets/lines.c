@@ -82,8 +82,8 @@ static int take(struct lines *l, size_t n, const char **text, size_t *n_out, str
     if (valid < n) {
         bool utf16 = l->offset + valid == 0 && n > 1 &&
                      (memcmp(begin, "\xFF\xFE", 2) == 0 || memcmp(begin, "\xFE\xFF", 2) == 0);
-        return err_set(err, ERR_INPUT, l->name, "not valid UTF-8 at byte %llu (0x%02x): convert it, for example with iconv -f %s "
-                       "-t UTF-8", (unsigned long long)(l->offset + valid), (unsigned char)begin[valid],
+        return err_set(err, ERR_INPUT, l->name, "not valid UTF-8 at byte %llu (0x%02x): convert it, for example with "
+                       "iconv -f %s -t UTF-8", (unsigned long long)(l->offset + valid), (unsigned char)begin[valid],
                        utf16 ? "UTF-16" : "LATIN1");
     }
     l->begin += n;

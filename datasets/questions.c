@@ -50,8 +50,8 @@ static int gold_by_label(const struct row_context *c, const json_t *choices, siz
         if (label && strcmp(label, key) == 0)
             return OK;
     }
-    return err_set(err, ERR_INPUT, c->where, "\"answerKey\" is \"%s\", which labels no choice (splits without answers cannot "
-                   "be used)", key);
+    return err_set(err, ERR_INPUT, c->where, "\"answerKey\" is \"%s\", which labels no choice (splits without answers "
+                   "cannot be used)", key);
 }
 
 /* The gold answer as a number, digits or, with `letters`, A, B, ...; counted from `base`. */
@@ -66,8 +66,8 @@ static int gold_by_number(const struct row_context *c, const char *key, long bas
         number = (double)(text[0] - '0');
     number -= (double)base;
     if (!(number >= 0 && number < (double)n && number == (double)(size_t)number))
-        return err_set(err, ERR_INPUT, c->where, "\"%s\" names none of the %zu answers (splits without answers cannot be used)",
-                       key, n);
+        return err_set(err, ERR_INPUT, c->where, "\"%s\" names none of the %zu answers (splits without answers cannot be "
+                       "used)", key, n);
     *out = (size_t)number;
     return OK;
 }

@@ -8,15 +8,18 @@
 #include "base/str.h"
 
 static const char *const NAMES[RECALL_MAX_ITEMS] = {
-    "Tom",  "Lily", "Ben", "Mia",  "Sam",   "Sue",  "Max",  "Anna", "Jack", "Lucy", "Tim",  "Sara", "Bob",   "Amy",  "Leo",  "Jane",
-    "Fred", "Kate", "Joe", "Emma", "Peter", "Rose", "Dan",  "Ella", "Mark", "Nina", "Paul", "Zoe",  "Oscar", "Ruth", "Adam", "Clara",
+    "Tom", "Lily", "Ben", "Mia", "Sam", "Sue", "Max", "Anna", "Jack", "Lucy", "Tim", "Sara", "Bob", "Amy", "Leo", "Jane",
+    "Fred", "Kate", "Joe", "Emma", "Peter", "Rose", "Dan", "Ella", "Mark", "Nina", "Paul", "Zoe", "Oscar", "Ruth",
+    "Adam", "Clara",
 };
 static const char *const SURNAMES[] = {
-    "Hill", "Green", "Stone", "Wood", "Brown", "King", "Field", "Lake", "White", "Fox", "Bell", "Cook", "Day", "Frost", "Long", "Moon",
+    "Hill", "Green", "Stone", "Wood", "Brown", "King", "Field", "Lake", "White", "Fox", "Bell", "Cook", "Day", "Frost",
+    "Long", "Moon",
 };
 static const char *const THINGS[RECALL_MAX_ITEMS] = {
-    "cake", "boat", "tree", "ball", "hat",  "dog",  "cup",  "star", "fish", "door", "bird", "shoe", "book", "cat",  "drum", "leaf",
-    "bell", "rock", "duck", "coat", "kite", "frog", "milk", "ring", "bed",  "car",  "egg",  "lamp", "nut",  "sock", "toy",  "box",
+    "cake", "boat", "tree", "ball", "hat", "dog", "cup", "star", "fish", "door", "bird", "shoe", "book", "cat", "drum",
+    "leaf", "bell", "rock", "duck", "coat", "kite", "frog", "milk", "ring", "bed", "car", "egg", "lamp", "nut", "sock",
+    "toy", "box",
 };
 static const char *const PLACES[] = {
     "park", "house", "garden", "forest", "shop", "kitchen", "school", "river", "castle", "farm", "street", "tower",
@@ -24,7 +27,9 @@ static const char *const PLACES[] = {
 static const char *const ADJECTIVES[] = {
     "big", "small", "red", "happy", "old", "funny", "shiny", "brave", "soft", "loud", "green", "sleepy",
 };
-static const char *const VERBS[] = {"ran", "walked", "went", "jumped", "flew", "came", "looked", "rolled"};
+static const char *const VERBS[] = {
+    "ran", "walked", "went", "jumped", "flew", "came", "looked", "rolled",
+};
 
 #define N_OF(array) (sizeof(array) / sizeof(array)[0])
 
@@ -36,7 +41,8 @@ struct draws {
 
 /* Uniform in [0, n). */
 static unsigned draw(struct draws *d, size_t n) {
-    struct rng_block counter = {{(uint32_t)d->row, (uint32_t)(d->row >> 32), 0x72656361u /* apart from other uses */, d->n++}};
+    enum { RECALL = 0x72656361 }; /* keeps these draws apart from other uses of the seed */
+    struct rng_block counter = {{(uint32_t)d->row, (uint32_t)(d->row >> 32), RECALL, d->n++}};
     return (unsigned)((uint64_t)rng_philox(d->seed, counter).v[0] * n >> 32);
 }
 

@@ -292,5 +292,6 @@ int row_parse(const char *line, size_t n, const char *where, json_t **out, struc
         remedy = "; remove NUL characters: sed 's/\\\\u0000//g' FILE | tr -d '\\000'";
     else if (strstr(problem.text, "NaN") || memmem(line, n, "Infinity", 8))
         remedy = "; NaN and Infinity are not JSON: write null in their place";
-    return err_set(err, ERR_INPUT, where, "byte %d of the line: not valid JSON: %s%s", problem.position, problem.text, remedy);
+    return err_set(err, ERR_INPUT, where, "byte %d of the line: not valid JSON: %s%s", problem.position, problem.text,
+                   remedy);
 }

@@ -33,16 +33,18 @@ int sequences_create(struct corpus *corpus, const struct tokenizer *tokenizer, c
     size_t n_specials = n_prefix + n_suffix, least = n_specials + 1 < 2 ? 2 : n_specials + 1;
     *out = NULL;
     if (options->max_length < least)
-        return err_set(err, ERR_USAGE, "--max-length", "%zu leaves no room for text: this tokenizer adds %zu special tokens, so it "
-                       "must be at least %zu", options->max_length, n_specials, least);
+        return err_set(err, ERR_USAGE, "--max-length", "%zu leaves no room for text: this tokenizer adds %zu special "
+                       "tokens, so it must be at least %zu", options->max_length, n_specials, least);
     if (options->stride > options->max_length - n_specials)
-        return err_set(err, ERR_USAGE, "--stride", "%zu would leave tokens out: a sequence holds %zu text tokens (--max-length less "
-                       "%zu special ones)", options->stride, options->max_length - n_specials, n_specials);
+        return err_set(err, ERR_USAGE, "--stride", "%zu would leave tokens out: a sequence holds %zu text tokens "
+                       "(--max-length less %zu special ones)", options->stride, options->max_length - n_specials,
+                       n_specials);
     struct sequences *s = mem_alloc(1, sizeof *s, "sequences", err);
     if (!s)
         return ERR_MEMORY;
-    *s = (struct sequences){.corpus = corpus, .tokenizer = tokenizer, .options = *options, .prefix = prefix, .suffix = suffix,
-                            .n_prefix = n_prefix, .n_suffix = n_suffix, .max_text = options->max_length - n_specials};
+    *s = (struct sequences){.corpus = corpus, .tokenizer = tokenizer, .options = *options, .prefix = prefix,
+                            .suffix = suffix, .n_prefix = n_prefix, .n_suffix = n_suffix,
+                            .max_text = options->max_length - n_specials};
     *out = s;
     return OK;
 }

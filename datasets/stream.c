@@ -138,8 +138,8 @@ static int step_gzip(struct stream *s, void *buffer, size_t n, size_t *n_read, s
     if (rc == Z_MEM_ERROR)
         return no_memory(s, "gzip decompression", err);
     if (rc != Z_OK && rc != Z_BUF_ERROR && rc != Z_STREAM_END)
-        return err_set(err, ERR_INPUT, s->name, "damaged gzip data before stored byte %llu: %s (a truncated or changed file, "
-                       "or something else named .gz)", (unsigned long long)stored_offset(s),
+        return err_set(err, ERR_INPUT, s->name, "damaged gzip data before stored byte %llu: %s (a truncated or changed "
+                       "file, or something else named .gz)", (unsigned long long)stored_offset(s),
                        s->zlib.msg ? s->zlib.msg : "not gzip");
     s->inside = rc != Z_STREAM_END;
     return OK;
@@ -156,8 +156,8 @@ static int step_zstd(struct stream *s, void *buffer, size_t n, size_t *n_read, s
     s->begin += in.pos;
     *n_read = out.pos;
     if (ZSTD_isError(left))
-        return err_set(err, ERR_INPUT, s->name, "damaged zstd data before stored byte %llu: %s (a truncated or changed file, "
-                       "something else named .zst, or a file compressed with --long)",
+        return err_set(err, ERR_INPUT, s->name, "damaged zstd data before stored byte %llu: %s (a truncated or changed "
+                       "file, something else named .zst, or a file compressed with --long)",
                        (unsigned long long)stored_offset(s), ZSTD_getErrorName(left));
     s->inside = left != 0;
     if (starved && out.pos == 0 && s->inside)

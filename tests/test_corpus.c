@@ -64,7 +64,8 @@ static void expect_documents(char *path, const struct corpus_options *options, c
     str_free(&got);
 }
 
-static void expect_error(char *path, const struct corpus_options *options, int code, const char *where, const char *message) {
+static void expect_error(char *path, const struct corpus_options *options, int code, const char *where,
+                         const char *message) {
     struct str got = {0};
     struct err err = {0};
     int rc = read_all(&path, 1, options, &got, &err);
@@ -92,7 +93,8 @@ static void test_blank_lines_split(void **state) {
 
 static void test_jsonl(void **state) {
     const struct scratch *s = *state;
-    char *path = scratch_write_text(s, "a.jsonl", "\xEF\xBB\xBF{\"text\": \"a\\r\\nb\", \"id\": 18446744073709551615}\r\n\n  \n"
+    char *path = scratch_write_text(s, "a.jsonl", "\xEF\xBB\xBF{\"text\": \"a\\r\\nb\", \"id\": 18446744073709551615}\r\n"
+                                    "\n  \n"
                                     "{\"text\": \"\"}\n{\"x\": 1, \"text\": \"\\u00e9\xC3\xA9\"}");
     expect_documents(path, &DEFAULTS, "a\r\nb\1\1\xC3\xA9\xC3\xA9\1");
     expect_error(scratch_write_text(s, "b.jsonl", "\n\n"), &DEFAULTS, ERR_INPUT, "b.jsonl", "no row");
@@ -295,7 +297,8 @@ static void test_invalid_utf8(void **state) {
     struct packed p;
     pack_twice(&p, 1000000);
     p.text[777777] = (char)0x80;
-    expect_error(scratch_write_gzip(s, "e.txt.gz", p.text, p.n_text), &DEFAULTS, ERR_INPUT, "e.txt.gz", "byte 777777 (0x80)");
+    expect_error(scratch_write_gzip(s, "e.txt.gz", p.text, p.n_text), &DEFAULTS, ERR_INPUT, "e.txt.gz",
+                 "byte 777777 (0x80)");
     expect_error(scratch_write_zstd(s, "e.txt.zst", p.text, p.n_text), &SPLIT, ERR_INPUT, "e.txt.zst", "byte 777777 (0x80)");
     packed_free(&p);
 }

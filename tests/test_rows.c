@@ -11,6 +11,15 @@
 
 #include "datasets/rows.h"
 
+/* Parses a line in which ' stands for ". */
+static int parse(const char *line, const char *where, json_t **out, struct err *err) {
+    char json[1024];
+    assert_true((size_t)snprintf(json, sizeof json, "%s", line) < sizeof json);
+    for (char *p = json; *p; p++)
+        *p = *p == '\'' ? '"' : *p;
+    return row_parse(json, strlen(json), where, out, err);
+}
+
 /* Texts of the row (under the kind of `first`, NULL: its own) as "prompt|rest" with a byte 01 behind each. */
 static int render(const char *first, const char *line, const char *field, struct str *out, const char **kind_name,
                   struct err *err) {
@@ -22,9 +31,9 @@ static int render(const char *first, const char *line, const char *field, struct
     *kind_name = "";
     if ((rc = row_fields_parse(field, &fields, err)) != OK)
         return rc;
-    if ((rc = row_parse(line, strlen(line), "f:2", &row, err)) != OK)
+    if ((rc = parse(line, "f:2", &row, err)) != OK)
         goto out;
-    if (first && (rc = row_parse(first, strlen(first), "f:1", &first_row, err)) != OK)
+    if (first && (rc = parse(first, "f:1", &first_row, err)) != OK)
         goto out;
     if ((rc = row_kind_find(first ? first_row : row, &fields, "f:2", &kind, err)) != OK)
         goto out;
@@ -51,47 +60,47 @@ struct good {
 };
 
 static const struct good GOOD[] = {
-    {"text", "{\"text\": \"a \\\"b\\\"\", \"question\": 1}", "a \"b\"\1"},
-    {"prompt", "{\"prompt\": \"a\"}", "a\1"},
-    {"prompt", "{\"prompt\": \"a\", \"completion\": null}", "a\1"},
-    {"prompt", "{\"prompt\": \"a \", \"completion\": \"b\"}", "a |b\1"},
-    {"prompt", "{\"prompt\": \"\", \"completion\": \"b\"}", "b\1"},
-    {"ruler", "{\"index\": 0, \"input\": \"find it.\", \"outputs\": [\"12\", \"34\"], \"length\": 9, \"answer_prefix\": \" It is\"}",
+    {"text", "{'text': 'a \\'b\\'', 'question': 1}", "a \"b\"\1"},
+    {"prompt", "{'prompt': 'a'}", "a\1"},
+    {"prompt", "{'prompt': 'a', 'completion': null}", "a\1"},
+    {"prompt", "{'prompt': 'a ', 'completion': 'b'}", "a |b\1"},
+    {"prompt", "{'prompt': '', 'completion': 'b'}", "b\1"},
+    {"ruler", "{'index': 0, 'input': 'find it.', 'outputs': ['12', '34'], 'length': 9, 'answer_prefix': ' It is'}",
      "find it. It is| 12\1"},
-    {"ruler", "{\"input\": \"find it:\\n\", \"outputs\": [\"12\"]}", "find it:\n|12\1"},
-    {"ruler", "{\"input\": \"find\", \"outputs\": [\" 12\"]}", "find| 12\1"},
-    {"lm-eval samples", "{\"doc_id\": 0, \"doc\": {}, \"target\": \"1\", \"arguments\": {\"gen_args_1\": {\"arg_0\": \"q:\", "
-     "\"arg_1\": \" no\"}, \"gen_args_0\": {\"arg_0\": \"q:\", \"arg_1\": \" yes\"}}, \"text\": \"not this\"}",
+    {"ruler", "{'input': 'find it:\\n', 'outputs': ['12']}", "find it:\n|12\1"},
+    {"ruler", "{'input': 'find', 'outputs': [' 12']}", "find| 12\1"},
+    {"lm-eval samples", "{'doc_id': 0, 'doc': {}, 'target': '1', 'arguments': {'gen_args_1': {'arg_0': 'q:', "
+     "'arg_1': ' no'}, 'gen_args_0': {'arg_0': 'q:', 'arg_1': ' yes'}}, 'text': 'not this'}",
      "q:| yes\1q:| no\1"},
-    {"lm-eval samples", "{\"doc_id\": 0, \"arguments\": [[\"q:\", \" a\"], [\"q:\", {\"until\": []}], [\"q\"]]}",
+    {"lm-eval samples", "{'doc_id': 0, 'arguments': [['q:', ' a'], ['q:', {'until': []}], ['q']]}",
      "q:| a\1q:\1q\1"},
-    {"arc", "{\"id\": \"x\", \"question\": {\"stem\": \"Which?\", \"choices\": [{\"text\": \"this\", \"label\": \"A\"}, "
-     "{\"text\": \"that\", \"label\": \"B\"}]}, \"answerKey\": \"B\"}", "Question: Which?\nAnswer:| that\1"},
-    {"arc", "{\"question\": \"Which?\", \"choices\": {\"text\": [\"this\", \"that\"], \"label\": [\"1\", \"2\"]}, "
-     "\"answerKey\": \"1\"}", "Question: Which?\nAnswer:| this\1"},
-    {"commonsenseqa", "{\"answerKey\": \"B\", \"question\": {\"question_concept\": \"door\", \"stem\": \" A door? \", \"choices\": "
-     "[{\"label\": \"A\", \"text\": \"bank\"}, {\"label\": \"B\", \"text\": \"mall\"}]}}",
+    {"arc", "{'id': 'x', 'question': {'stem': 'Which?', 'choices': [{'text': 'this', 'label': 'A'}, "
+     "{'text': 'that', 'label': 'B'}]}, 'answerKey': 'B'}", "Question: Which?\nAnswer:| that\1"},
+    {"arc", "{'question': 'Which?', 'choices': {'text': ['this', 'that'], 'label': ['1', '2']}, "
+     "'answerKey': '1'}", "Question: Which?\nAnswer:| this\1"},
+    {"commonsenseqa", "{'answerKey': 'B', 'question': {'question_concept': 'door', 'stem': ' A door? ', 'choices': "
+     "[{'label': 'A', 'text': 'bank'}, {'label': 'B', 'text': 'mall'}]}}",
      "Question: A door?\nA. bank\nB. mall\nAnswer:| B\1"},
-    {"commonsenseqa", "{\"question\": \"Q?\", \"question_concept\": \"c\", \"choices\": {\"label\": [\"A\", \"B\", \"C\", \"D\", \"E\"], "
-     "\"text\": [\"a\", \"b\", \"c\", \"d\", \"e\"]}, \"answerKey\": \"E\"}",
+    {"commonsenseqa", "{'question': 'Q?', 'question_concept': 'c', 'choices': {'label': ['A', 'B', 'C', 'D', 'E'], "
+     "'text': ['a', 'b', 'c', 'd', 'e']}, 'answerKey': 'E'}",
      "Question: Q?\nA. a\nB. b\nC. c\nD. d\nE. e\nAnswer:| E\1"},
-    {"mmlu", "{\"question\": \"2 + 2? \", \"subject\": \"elementary_mathematics\", \"choices\": [\"3\", \"4\", \"5\", \"6\"], \"answer\": 1}",
+    {"mmlu", "{'question': '2 + 2? ', 'subject': 'elementary_mathematics', 'choices': ['3', '4', '5', '6'], 'answer': 1}",
      "The following are multiple choice questions (with answers) about elementary mathematics.\n\n"
      "2 + 2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:| B\1"},
-    {"mmlu", "{\"question\": \"2 + 2?\", \"choices\": [\"3\", \"4\"], \"answer\": \"B\"}", "2 + 2?\nA. 3\nB. 4\nAnswer:| B\1"},
-    {"boolq", "{\"passage\": \"Ice is cold.\", \"question\": \"is ice cold\", \"idx\": 3, \"label\": 1}",
+    {"mmlu", "{'question': '2 + 2?', 'choices': ['3', '4'], 'answer': 'B'}", "2 + 2?\nA. 3\nB. 4\nAnswer:| B\1"},
+    {"boolq", "{'passage': 'Ice is cold.', 'question': 'is ice cold', 'idx': 3, 'label': 1}",
      "Ice is cold.\nQuestion: is ice cold?\nAnswer:| yes\1"},
-    {"boolq", "{\"passage\": \"P\", \"question\": \"q\", \"answer\": false}", "P\nQuestion: q?\nAnswer:| no\1"},
-    {"piqa", "{\"goal\": \"Open it\", \"sol1\": \"pull\", \"sol2\": \"push\", \"label\": 1}", "Question: Open it\nAnswer:| push\1"},
-    {"gsm8k", "{\"question\": \"How many?\", \"answer\": \"1+1=2\\n#### 2\"}", "Question: How many?\nAnswer:| 1+1=2\n#### 2\1"},
-    {"winogrande", "{\"sentence\": \"Ann thanked Bo because _ had helped _.\", \"option1\": \"Ann\", \"option2\": \"Bo\", "
-     "\"answer\": \"2\"}", "Ann thanked Bo because Bo| had helped _.\1"},
-    {"hellaswag", "{\"activity_label\": \"Home and Garden\", \"ctx_a\": \"How to fold [header] How to  fold a [sub] shirt [title] "
-     "Lay it flat. [step] Put the shirt [x on the table.\", \"ctx_b\": \"\xC3\x89" "CLAIR the MAN \xC3\x9Cnd\", "
-     "\"endings\": [\"x\", \" smooths it out. [substeps] Then  folds   twice.\\n\"], \"label\": \"1\"}",
+    {"boolq", "{'passage': 'P', 'question': 'q', 'answer': false}", "P\nQuestion: q?\nAnswer:| no\1"},
+    {"piqa", "{'goal': 'Open it', 'sol1': 'pull', 'sol2': 'push', 'label': 1}", "Question: Open it\nAnswer:| push\1"},
+    {"gsm8k", "{'question': 'How many?', 'answer': '1+1=2\\n#### 2'}", "Question: How many?\nAnswer:| 1+1=2\n#### 2\1"},
+    {"winogrande", "{'sentence': 'Ann thanked Bo because _ had helped _.', 'option1': 'Ann', 'option2': 'Bo', "
+     "'answer': '2'}", "Ann thanked Bo because Bo| had helped _.\1"},
+    {"hellaswag", "{'activity_label': 'Home and Garden', 'ctx_a': 'How to fold [header] How to  fold a [sub] shirt [title] "
+     "Lay it flat. [step] Put the shirt [x on the table.', 'ctx_b': '\xC3\x89" "CLAIR the MAN \xC3\x9Cnd', "
+     "'endings': ['x', ' smooths it out. [substeps] Then  folds   twice.\\n'], 'label': '1'}",
      "Home and Garden: How to fold How to fold a shirt. Lay it flat. Put the shirt [x on the table. "
      "\xC3\x89" "clair the man \xC3\xBCnd| smooths it out. Then folds  twice.\1"},
-    {"hellaswag", "{\"activity_label\": \"A\", \"ctx_a\": \"b [c\\nd] [e]\", \"ctx_b\": \"\", \"endings\": [\"f\"], \"label\": 0}",
+    {"hellaswag", "{'activity_label': 'A', 'ctx_a': 'b [c\\nd] [e]', 'ctx_b': '', 'endings': ['f'], 'label': 0}",
      "A: b [c\nd] | f\1"},
 };
 
@@ -114,10 +123,10 @@ static void test_fields(void **state) {
     static const struct {
         const char *field, *line, *wanted; /* NULL: ERR_USAGE for the field */
     } cases[] = {
-        {"body", "{\"text\": \"no\", \"body\": \"yes\"}", "yes\1"},
-        {"text=body", "{\"text\": \"no\", \"body\": \"yes\"}", "yes\1"},
-        {"prompt=a,completion=b", "{\"a\": \"x\", \"b\": \"y\"}", "x|y\1"},
-        {"prompt=a", "{\"a\": \"x\", \"completion\": \"y\"}", "x\1"},
+        {"body", "{'text': 'no', 'body': 'yes'}", "yes\1"},
+        {"text=body", "{'text': 'no', 'body': 'yes'}", "yes\1"},
+        {"prompt=a,completion=b", "{'a': 'x', 'b': 'y'}", "x|y\1"},
+        {"prompt=a", "{'a': 'x', 'completion': 'y'}", "x\1"},
         {"completion=b", "{}", NULL},
         {"text=a,prompt=b", "{}", NULL},
         {"text=a,text=b", "{}", NULL},
@@ -142,42 +151,42 @@ struct bad {
 };
 
 static const struct bad BAD[] = {
-    {NULL, "{\"text\": NaN}", NULL, "write null"},
-    {NULL, "{\"text\": \"a\", \"x\": -Infinity}", NULL, "write null"},
-    {NULL, "{\"text\": \"a\", \"x\": Infinity}", NULL, "write null"},
-    {NULL, "{\"text\": \"a\\u0000b\"}", NULL, "remove NUL"},
-    {NULL, "{\"text\": \"a\", \"b\\u0000\": 1}", NULL, "remove NUL"},
-    {NULL, "{\"text\": \"a\", \"text\": \"b\"}", NULL, "duplicate"},
-    {NULL, "{\"text\": \"\\ud800\"}", NULL, "not valid JSON"},
-    {NULL, "{\"text\": \"a\"", NULL, "not valid JSON"},
-    {NULL, "{\"text\": \"a\"} {}", NULL, "not valid JSON"},
-    {NULL, "[\"a\"]", NULL, "must be a JSON object"},
-    {NULL, "{\"words\": \"a\", \"id\": 1}", NULL, "\"words\", \"id\""},
+    {NULL, "{'text': NaN}", NULL, "write null"},
+    {NULL, "{'text': 'a', 'x': -Infinity}", NULL, "write null"},
+    {NULL, "{'text': 'a', 'x': Infinity}", NULL, "write null"},
+    {NULL, "{'text': 'a\\u0000b'}", NULL, "remove NUL"},
+    {NULL, "{'text': 'a', 'b\\u0000': 1}", NULL, "remove NUL"},
+    {NULL, "{'text': 'a', 'text': 'b'}", NULL, "duplicate"},
+    {NULL, "{'text': '\\ud800'}", NULL, "not valid JSON"},
+    {NULL, "{'text': 'a'", NULL, "not valid JSON"},
+    {NULL, "{'text': 'a'} {}", NULL, "not valid JSON"},
+    {NULL, "['a']", NULL, "must be a JSON object"},
+    {NULL, "{'words': 'a', 'id': 1}", NULL, "\"words\", \"id\""},
     {NULL, "{}", NULL, "the keys are none"},
-    {NULL, "{\"messages\": []}", NULL, "template"},
-    {NULL, "{\"text\": 7}", NULL, "expected a string"},
-    {"{\"text\": \"a\"}", "{\"body\": \"a\"}", NULL, "\"text\" is missing"},
-    {"{\"text\": \"a\"}", "{\"text\": null}", NULL, "\"text\" is missing"},
-    {"{\"prompt\": \"a\"}", "{\"text\": \"a\"}", NULL, "\"prompt\" is missing"},
-    {NULL, "{\"text\": \"a\"}", "body", "\"body\" is missing"},
-    {NULL, "{\"a\": \"a\"}", "prompt=a,completion=b", "\"b\" is missing"},
-    {NULL, "{\"input\": \"a\", \"outputs\": []}", NULL, "answer is missing"},
-    {NULL, "{\"input\": \"a\", \"outputs\": \"b\"}", NULL, "expected an array"},
-    {NULL, "{\"doc\": 1, \"arguments\": {}}", NULL, "no pair"},
-    {NULL, "{\"doc\": 1, \"arguments\": {\"gen_args_1\": {\"arg_0\": \"a\"}}}", NULL, "pair 0"},
-    {NULL, "{\"doc\": 1, \"arguments\": \"text\"}", NULL, "no pair"},
-    {NULL, "{\"question\": \"q\", \"choices\": {\"text\": [\"a\"], \"label\": [\"A\"]}, \"answerKey\": \"\"}", NULL, "labels no choice"},
-    {NULL, "{\"question\": \"q\", \"choices\": {\"text\": [5], \"label\": [\"A\"]}, \"answerKey\": \"A\"}", NULL, "has no text"},
-    {NULL, "{\"question\": {}, \"choices\": [], \"answerKey\": \"A\"}", NULL, "\"stem\" is missing"},
-    {NULL, "{\"question\": \"q\", \"choices\": [\"a\", \"b\"], \"answer\": 2}", NULL, "none of the 2"},
-    {NULL, "{\"question\": \"q\", \"choices\": [\"a\", \"b\"], \"answer\": -1}", NULL, "none of the 2"},
-    {NULL, "{\"question\": \"q\", \"choices\": [\"a\", \"b\"], \"answer\": 0.5}", NULL, "none of the 2"},
-    {NULL, "{\"question\": \"q\", \"choices\": [\"a\"], \"answer\": 0}", NULL, "expected 2 to 26"},
-    {NULL, "{\"passage\": \"p\", \"question\": \"q\", \"label\": -1}", NULL, "none of the 2"},
-    {NULL, "{\"sentence\": \"no blank\", \"option1\": \"a\", \"option2\": \"b\", \"answer\": \"1\"}", NULL, "no _"},
-    {NULL, "{\"sentence\": \"a _\", \"option1\": \"a\", \"option2\": \"b\", \"answer\": \"\"}", NULL, "none of the 2"},
-    {NULL, "{\"activity_label\": \"a\", \"ctx_a\": \"b\", \"ctx_b\": \"c\", \"endings\": [\"d\"], \"label\": \"\"}", NULL, "none of the 1"},
-    {NULL, "{\"activity_label\": \"a\", \"ctx_a\": \"b\", \"ctx_b\": \"c\", \"endings\": [1], \"label\": \"0\"}", NULL, "is not text"},
+    {NULL, "{'messages': []}", NULL, "template"},
+    {NULL, "{'text': 7}", NULL, "expected a string"},
+    {"{'text': 'a'}", "{'body': 'a'}", NULL, "\"text\" is missing"},
+    {"{'text': 'a'}", "{'text': null}", NULL, "\"text\" is missing"},
+    {"{'prompt': 'a'}", "{'text': 'a'}", NULL, "\"prompt\" is missing"},
+    {NULL, "{'text': 'a'}", "body", "\"body\" is missing"},
+    {NULL, "{'a': 'a'}", "prompt=a,completion=b", "\"b\" is missing"},
+    {NULL, "{'input': 'a', 'outputs': []}", NULL, "answer is missing"},
+    {NULL, "{'input': 'a', 'outputs': 'b'}", NULL, "expected an array"},
+    {NULL, "{'doc': 1, 'arguments': {}}", NULL, "no pair"},
+    {NULL, "{'doc': 1, 'arguments': {'gen_args_1': {'arg_0': 'a'}}}", NULL, "pair 0"},
+    {NULL, "{'doc': 1, 'arguments': 'text'}", NULL, "no pair"},
+    {NULL, "{'question': 'q', 'choices': {'text': ['a'], 'label': ['A']}, 'answerKey': ''}", NULL, "labels no choice"},
+    {NULL, "{'question': 'q', 'choices': {'text': [5], 'label': ['A']}, 'answerKey': 'A'}", NULL, "has no text"},
+    {NULL, "{'question': {}, 'choices': [], 'answerKey': 'A'}", NULL, "\"stem\" is missing"},
+    {NULL, "{'question': 'q', 'choices': ['a', 'b'], 'answer': 2}", NULL, "none of the 2"},
+    {NULL, "{'question': 'q', 'choices': ['a', 'b'], 'answer': -1}", NULL, "none of the 2"},
+    {NULL, "{'question': 'q', 'choices': ['a', 'b'], 'answer': 0.5}", NULL, "none of the 2"},
+    {NULL, "{'question': 'q', 'choices': ['a'], 'answer': 0}", NULL, "expected 2 to 26"},
+    {NULL, "{'passage': 'p', 'question': 'q', 'label': -1}", NULL, "none of the 2"},
+    {NULL, "{'sentence': 'no blank', 'option1': 'a', 'option2': 'b', 'answer': '1'}", NULL, "no _"},
+    {NULL, "{'sentence': 'a _', 'option1': 'a', 'option2': 'b', 'answer': ''}", NULL, "none of the 2"},
+    {NULL, "{'activity_label': 'a', 'ctx_a': 'b', 'ctx_b': 'c', 'endings': ['d'], 'label': ''}", NULL, "none of the 1"},
+    {NULL, "{'activity_label': 'a', 'ctx_a': 'b', 'ctx_b': 'c', 'endings': [1], 'label': '0'}", NULL, "is not text"},
 };
 
 static void test_refused_rows(void **state) {

@@ -24,7 +24,8 @@ enum { BOS = 301, BOS2, EOS = 401 };
 static const struct tokenizer PLAIN = {0}, WITH_BOS = {.prefix = {BOS}, .n_prefix = 1},
                               WITH_ALL = {.prefix = {BOS, BOS2}, .suffix = {EOS}, .n_prefix = 2, .n_suffix = 1};
 
-int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n, struct token_list *out, struct err *err) {
+int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n, struct token_list *out,
+                     struct err *err) {
     (void)tokenizer;
     int rc = mem_grow(&out->data, &out->cap, out->len + n, sizeof *out->data, "tokens", err);
     for (size_t i = 0; rc == OK && i < n; i++) {
@@ -113,7 +114,8 @@ static void test_pieces(void **state) {
     expect(path, &PLAIN, (struct sequence_options){.max_length = 4}, "0 0+0 0123\n1 0+4 4567\n2 0+8 89\n");
     expect(path, &WITH_BOS, (struct sequence_options){.max_length = 4}, "0 0+0 <012\n1 0+3 <345\n2 0+6 <678\n3 0+9 <9\n");
     expect(path, &WITH_ALL, (struct sequence_options){.max_length = 8}, "0 0+0 <(01234>\n1 0+5 <(56789>\n");
-    struct sequence_counts c = expect(path, &WITH_ALL, (struct sequence_options){.max_length = 100}, "0 0+0 <(0123456789>\n");
+    struct sequence_counts c;
+    c = expect(path, &WITH_ALL, (struct sequence_options){.max_length = 100}, "0 0+0 <(0123456789>\n");
     assert_int_equal(c.documents, 1);
     assert_int_equal(c.text_bytes, 10);
     assert_int_equal(c.text_tokens, 10);
@@ -165,10 +167,11 @@ static void test_prompts(void **state) {
     expect(path, &PLAIN, (struct sequence_options){.max_length = 4},
            "0 0+0 -0-123\n1 1+0 -x&y\n2 2+0 -0-1-2-3\n3 2+4 45\n4 3+0 -0-1\n5 4+0 89\n");
     expect(path, &WITH_ALL, (struct sequence_options){.max_length = 7, .stride = 2},
-           "0 0+0 -<-(-0-123->\n1 1+0 -<-(-x&y->\n2 2+0 -<-(-0-1-2-3->\n3 2+2 -<-(-2-345->\n4 3+0 -<-(-0-1->\n5 4+0 <(89>\n");
+           "0 0+0 -<-(-0-123->\n1 1+0 -<-(-x&y->\n2 2+0 -<-(-0-1-2-3->\n3 2+2 -<-(-2-345->\n"
+           "4 3+0 -<-(-0-1->\n5 4+0 <(89>\n");
 }
 
-/* Over many lengths: every text token is scored once, pieces lie where the rule puts them, and together they are the text. */
+/* Over many lengths: every text token is scored once, pieces lie where the rule puts them, and they make up the text. */
 static void test_coverage(void **state) {
     const struct scratch *s = *state;
     char text[64];
