@@ -79,8 +79,8 @@ static void test_weight_is_a_copy(void **state) {
     struct weight *w;
     bool borrowed = true;
     struct err err = {0};
-    assert_int_equal(b.ops->weight_prepare(b.dev, &(struct host_matrix){table, DTYPE_F32, 2, 2}, WEIGHT_COMPUTE, &w, &borrowed,
-                                           &err), OK);
+    struct host_matrix matrix = {table, DTYPE_F32, 2, 2};
+    assert_int_equal(b.ops->weight_prepare(b.dev, &matrix, WEIGHT_COMPUTE, &w, &borrowed, &err), OK);
     assert_false(borrowed);
     memset(table, 0, sizeof table);
     struct buf ids = buf_bytes(&b, sizeof id, &id), out = buf_make(&b, b.real, 2, NULL);

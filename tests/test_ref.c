@@ -136,9 +136,9 @@ static void test_rmsnorm(void **state) {
     struct buf xd = buf_make(&b, b.real, ROWS * LD, x), ad = buf_make(&b, b.real, ROWS * LD, add);
     struct buf wd = buf_make(&b, b.real, COLS, weight), od = buf_make(&b, b.real, ROWS * LD, x);
     struct buf actd = buf_make(&b, b.act, ROWS * GROUPS * COLS, NULL);
-    b.ops->rmsnorm(b.dev, &(struct rmsnorm_args){.x = xd.ptr, .add = ad.ptr, .weight = wd.ptr, .eps = 1e-5f, .plus_one = true,
-                                                .n_rows = ROWS, .n_groups = GROUPS, .n_cols = COLS, .ld_x = LD,
-                                                .out_f32 = od.ptr, .out_act = actd.ptr});
+    b.ops->rmsnorm(b.dev, &(struct rmsnorm_args){.x = xd.ptr, .add = ad.ptr, .weight = wd.ptr, .eps = 1e-5f,
+                                                .plus_one = true, .n_rows = ROWS, .n_groups = GROUPS, .n_cols = COLS,
+                                                .ld_x = LD, .out_f32 = od.ptr, .out_act = actd.ptr});
     buf_read(&od, got);
     buf_read(&actd, act);
     for (int row = 0; row < ROWS; row++)
@@ -266,7 +266,7 @@ static void test_linear_and_nll(void **state) {
 /* A bf16 device rounds stored f32 weights, a predictor's not; bf16 and f16 words mean what the formats say. */
 static void test_weight_rounding(void **state) {
     (void)state;
-    static const float single[2] = {1.00390625f /* 1 + 2^-8: a tie, to even 1 */, 1.01171875f /* 1 + 3 * 2^-8: to 1 + 2^-6 */};
+    static const float single[2] = {1.00390625f, 1.01171875f}; /* 1 + 2^-8 and 1 + 3 * 2^-8: ties, to even 1 and 1 + 2^-6 */
     static const uint16_t bf16[2] = {0x3F81, 0xC000}, f16[2] = {0x3C01, 0x0001};
     static const struct {
         const void *data;
