@@ -92,8 +92,7 @@ static int options_copy(struct kv_cache *c, const struct kv_cache_options *o, st
     c->dtype = o->dtype;
     c->window_host = mem_alloc(n_heads_all(c), sizeof *c->window_host, "the windows of a KV cache", err);
     c->ring_only_host = mem_alloc((size_t)c->n_layers, sizeof *c->ring_only_host, "the layers of a KV cache", err);
-    c->counters_host = mem_alloc(n_counters(c), sizeof *c->counters_host, "the counters of a KV cache", err);
-    if (!c->window_host || !c->ring_only_host || !c->counters_host)
+    if (!c->window_host || !c->ring_only_host)
         return ERR_MEMORY;
     for (size_t i = 0; i < n_heads_all(c); i++)
         c->window_host[i] = o->window[i] < o->max_len ? o->window[i] : o->max_len;
@@ -118,9 +117,12 @@ static int device_array(struct kv_cache *c, size_t count, size_t size, int byte,
     return OK;
 }
 
-static int device_arrays(struct kv_cache *c, struct err *err) {
+static int arrays_alloc(struct kv_cache *c, struct err *err) {
     size_t lanes = n_lanes(c), list, ring;
     int rc;
+    c->counters_host = mem_alloc(n_counters(c), sizeof *c->counters_host, "the counters of a KV cache", err);
+    if (!c->counters_host)
+        return ERR_MEMORY;
     if (!size_mul(lanes, (size_t)c->list_len, &list) || !size_mul(lanes, (size_t)c->ring_len, &ring))
         return err_memory(err, "a KV cache", SIZE_MAX);
     if ((rc = device_array(c, n_counters(c), 4, 0, &c->n_free, err)) ||
@@ -150,7 +152,7 @@ int kv_cache_create(const struct ops *ops, struct device *dev, const struct kv_c
         return ERR_MEMORY;
     cache->ops = ops;
     cache->dev = dev;
-    if ((rc = options_copy(cache, options, err)) || (rc = geometry_derive(cache, err)) || (rc = device_arrays(cache, err)) ||
+    if ((rc = options_copy(cache, options, err)) || (rc = geometry_derive(cache, err)) || (rc = arrays_alloc(cache, err)) ||
         (rc = ops->sync(dev, err)))
         goto out;
     *out = cache;

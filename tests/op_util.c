@@ -124,7 +124,7 @@ void round_all(double *x, size_t n, enum dtype dtype) {
 }
 
 double eps_of(enum dtype dtype) {
-    return dtype == DTYPE_F64 ? 0x1p-52 : dtype == DTYPE_F32 ? 0x1p-23 : 0x1p-8;
+    return dtype == DTYPE_F64 ? 0x1p-52 : dtype == DTYPE_F32 ? 0x1p-23 : 0x1p-7;
 }
 
 /* How far beyond its tolerance an element is: <= 1 is fine. */

@@ -57,7 +57,7 @@ void *zalloc(size_t count, size_t size);
 
 /* ---- comparison ---- */
 
-double eps_of(enum dtype dtype); /* spacing of numbers at 1: 2^-23, 2^-8, 2^-52 */
+double eps_of(enum dtype dtype); /* spacing of numbers at 1: f32 2^-23, bf16 2^-7, f64 2^-52 */
 
 /* Fails when |got - want| > tol anywhere; NaN must meet NaN, infinities must be equal. Prints the worst element. */
 void compare(const char *what, const double *got, const double *want, const double *tol, size_t n);

@@ -27,8 +27,8 @@ static double sum_error(const struct kv_geometry *g) {
 }
 
 /* Compares what positions first .. end-1 of a slot gave. Numerator and denominator of a mean of values within +-magnitude
- * are off by sum_error() each; a bf16 backend may multiply bf16 probabilities with the values, which is half a spacing on
- * either side of the fraction. */
+ * are off by sum_error() each; a bf16 backend may multiply bf16 probabilities with the values: half a spacing on either
+ * side of the fraction. */
 static void compare_attention(const struct kv_world *got, const struct kv_world *want, int slot, int first, int end) {
     const struct kv_geometry *g = &got->g;
     size_t heads = (size_t)(g->n_kv_heads * g->group), dim = (size_t)g->head_dim, n = (size_t)(end - first) * heads;
