@@ -1,0 +1,303 @@
+#include "reports/canvas.h"
+
+#include <cairo.h>
+#include <png.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "reports/text.h"
+
+struct canvas {
+    int width, height;
+    cairo_surface_t *surface; /* PNG: RGB24, (height, width) * CANVAS_SCALE */
+    cairo_t *cairo;
+    struct str *svg;          /* SVG: borrowed; NULL for PNG */
+    size_t id;                /* SVG: makes the name of the hatch pattern unique in its document */
+};
+
+static const struct rgb theme[] = {
+    [PAINT_TEXT] = {0x1b, 0x1f, 0x24}, [PAINT_MUTED] = {0x5c, 0x63, 0x6b}, [PAINT_RULE] = {0xb8, 0xbe, 0xc4},
+    [PAINT_BAR] = {0x7d, 0x86, 0x90}};
+
+static int cairo_error(struct err *err, cairo_status_t status) {
+    return status == CAIRO_STATUS_NO_MEMORY ? err_memory(err, "a picture", 0)
+                                            : err_set(err, ERR_IO, "cairo", "%s", cairo_status_to_string(status));
+}
+
+int canvas_create_png(int width, int height, struct canvas **out, struct err *err) {
+    ASSERT(width > 0 && width <= 16384 && height > 0 && height <= 16384);
+    struct canvas *c = mem_alloc(1, sizeof *c, "a picture", err);
+    *out = NULL;
+    if (!c)
+        return ERR_MEMORY;
+    c->width = width;
+    c->height = height;
+    c->surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, width * CANVAS_SCALE, height * CANVAS_SCALE);
+    c->cairo = cairo_create(c->surface);
+    if (cairo_status(c->cairo) != CAIRO_STATUS_SUCCESS) {
+        int rc = cairo_error(err, cairo_status(c->cairo));
+        canvas_free(c);
+        return rc;
+    }
+    cairo_scale(c->cairo, CANVAS_SCALE, CANVAS_SCALE);
+    cairo_set_antialias(c->cairo, CAIRO_ANTIALIAS_NONE); /* of shapes; text has its own setting */
+    canvas_rect(c, 0, 0, width, height, (struct paint){PAINT_COLOR, {255, 255, 255}}, NULL);
+    *out = c;
+    return OK;
+}
+
+
+static void svg_hatch_pattern(struct canvas *c) {
+    struct rgb ground = colormap_hatch_ground, line = colormap_hatch_line;
+    str_printf(c->svg, "<defs><pattern id=\"hatch%zu\" width=\"%d\" height=\"%d\" patternUnits=\"userSpaceOnUse\">", c->id,
+               CANVAS_HATCH, CANVAS_HATCH);
+    str_printf(c->svg, "<path d=\"M0 0h%dv%dh-%dz\" fill=\"#%02x%02x%02x\"/>", CANVAS_HATCH, CANVAS_HATCH, CANVAS_HATCH,
+               ground.r, ground.g, ground.b);
+    str_printf(c->svg, "<path d=\"M-1 1l2 -2M0 %dl%d -%dM%d %dl2 -2\" stroke=\"#%02x%02x%02x\"/></pattern></defs>\n",
+               CANVAS_HATCH, CANVAS_HATCH, CANVAS_HATCH, CANVAS_HATCH - 1, CANVAS_HATCH + 1, line.r, line.g, line.b);
+}
+
+int canvas_create_svg(int width, int height, const char *alt, struct str *text, struct canvas **out, struct err *err) {
+    struct canvas *c = mem_alloc(1, sizeof *c, "a picture", err);
+    *out = c;
+    if (!c)
+        return ERR_MEMORY;
+    *c = (struct canvas){.width = width, .height = height, .svg = text, .id = text->len};
+    str_printf(text, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\"", width, height,
+               width, height);
+    str_puts(text, " role=\"img\" aria-label=\"");
+    text_put_clean_html(text, alt);
+    str_puts(text, "\">\n");
+    svg_hatch_pattern(c);
+    return OK;
+}
+
+static void svg_fill(struct canvas *c, struct paint paint) {
+    switch (paint.kind) {
+    case PAINT_COLOR: str_printf(c->svg, " fill=\"#%02x%02x%02x\"", paint.color.r, paint.color.g, paint.color.b); break;
+    case PAINT_TEXT: str_puts(c->svg, " class=\"t\""); break;
+    case PAINT_MUTED: str_puts(c->svg, " class=\"m\""); break;
+    case PAINT_RULE: str_puts(c->svg, " class=\"r\""); break;
+    case PAINT_BAR: str_puts(c->svg, " class=\"b\""); break;
+    case PAINT_HATCH: str_printf(c->svg, " fill=\"url(#hatch%zu)\"", c->id); break;
+    }
+}
+
+static void svg_rect(struct canvas *c, int x, int y, int w, int h, struct paint paint, const char *hover) {
+    str_printf(c->svg, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"", x, y, w, h);
+    svg_fill(c, paint);
+    if (hover) {
+        str_puts(c->svg, "><title>");
+        text_put_clean_html(c->svg, hover);
+        str_puts(c->svg, "</title></rect>\n");
+    } else
+        str_puts(c->svg, "/>\n");
+}
+
+/* Writes the pixels themselves: an exact pattern, the same for every cell. */
+static void png_hatch(struct canvas *c, int x, int y, int w, int h) {
+    cairo_surface_flush(c->surface);
+    unsigned char *data = cairo_image_surface_get_data(c->surface);
+    size_t stride = (size_t)cairo_image_surface_get_stride(c->surface);
+    for (int row = y * CANVAS_SCALE; row < (y + h) * CANVAS_SCALE; row++)
+        for (int column = x * CANVAS_SCALE; column < (x + w) * CANVAS_SCALE; column++) {
+            struct rgb color = colormap_hatch((unsigned)column, (unsigned)row, CANVAS_HATCH * CANVAS_SCALE);
+            uint32_t pixel = (uint32_t)color.r << 16 | (uint32_t)color.g << 8 | color.b;
+            memcpy(data + (size_t)row * stride + (size_t)column * 4, &pixel, 4);
+        }
+    cairo_surface_mark_dirty(c->surface);
+}
+
+static void png_source(struct canvas *c, struct paint paint) {
+    struct rgb color = paint.kind == PAINT_COLOR ? paint.color : theme[paint.kind];
+    cairo_set_source_rgb(c->cairo, color.r / 255.0, color.g / 255.0, color.b / 255.0);
+}
+
+void canvas_rect(struct canvas *c, int x, int y, int w, int h, struct paint paint, const char *hover) {
+    if (w <= 0 || h <= 0)
+        return;
+    ASSERT(x >= 0 && y >= 0 && x + w <= c->width && y + h <= c->height);
+    if (c->svg)
+        svg_rect(c, x, y, w, h, paint, hover);
+    else if (paint.kind == PAINT_HATCH)
+        png_hatch(c, x, y, w, h);
+    else {
+        png_source(c, paint);
+        cairo_rectangle(c->cairo, x, y, w, h);
+        cairo_fill(c->cairo);
+    }
+}
+
+static void svg_text(struct canvas *c, int x, int y, struct label label) {
+    static const char *const anchors[] = {"start", "middle", "end"};
+    str_printf(c->svg, "<text x=\"%d\" y=\"%d\" font-size=\"%d\"", x, y, label.size);
+    if (label.anchor != ANCHOR_START)
+        str_printf(c->svg, " text-anchor=\"%s\"", anchors[label.anchor]);
+    if (label.bold)
+        str_puts(c->svg, " font-weight=\"bold\"");
+    if (label.upward)
+        str_printf(c->svg, " transform=\"rotate(-90 %d %d)\"", x, y);
+    svg_fill(c, label.paint);
+    str_putc(c->svg, '>');
+    text_put_clean_html(c->svg, label.text);
+    str_puts(c->svg, "</text>\n");
+}
+
+static void set_font(cairo_t *cairo, int size, bool bold) {
+    cairo_select_font_face(cairo, "DejaVu Sans", CAIRO_FONT_SLANT_NORMAL,
+                           bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL);
+    cairo_set_font_size(cairo, size);
+}
+
+/* Cairo refuses text that is no UTF-8, for good. */
+static void pixel_text(struct canvas *c, int x, int y, struct label label) {
+    cairo_text_extents_t extents;
+    struct str clean = {0};
+    text_put_clean(&clean, label.text);
+    cairo_save(c->cairo);
+    set_font(c->cairo, label.size, label.bold);
+    cairo_text_extents(c->cairo, str_text(&clean), &extents);
+    cairo_translate(c->cairo, x, y);
+    if (label.upward)
+        cairo_rotate(c->cairo, -3.14159265358979323846 / 2);
+    cairo_move_to(c->cairo, -extents.x_advance * label.anchor / 2, 0);
+    png_source(c, label.paint);
+    cairo_show_text(c->cairo, str_text(&clean));
+    cairo_restore(c->cairo);
+    str_free(&clean);
+}
+
+void canvas_text(struct canvas *c, int x, int y, struct label label) {
+    if (c->svg)
+        svg_text(c, x, y, label);
+    else
+        pixel_text(c, x, y, label);
+}
+
+double canvas_text_width(const char *text, int size, bool bold) {
+    cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_A8, 1, 1);
+    cairo_t *cairo = cairo_create(surface);
+    cairo_text_extents_t extents;
+    struct str clean = {0};
+    text_put_clean(&clean, text);
+    set_font(cairo, size, bold);
+    cairo_text_extents(cairo, str_text(&clean), &extents);
+    str_free(&clean);
+    cairo_destroy(cairo);
+    cairo_surface_destroy(surface);
+    return extents.x_advance;
+}
+
+static bool is_ascii(const char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text >= 0x80)
+            return false;
+    return true;
+}
+
+/* libpng takes char * but does not write through it. */
+static char *borrow(const char *text) {
+    return (char *)(uintptr_t)text;
+}
+
+static void set_text_chunk(png_structp png, png_infop info, const struct canvas_fact *fact) {
+    struct str clean = {0};
+    text_put_clean(&clean, fact->text);
+    png_text chunk = {.compression = PNG_TEXT_COMPRESSION_NONE, .key = borrow(fact->key), .text = borrow(str_text(&clean)),
+                      .text_length = clean.len};
+    if (!is_ascii(chunk.text)) {
+        chunk.compression = PNG_ITXT_COMPRESSION_NONE;
+        chunk.itxt_length = clean.len;
+        chunk.text_length = 0;
+    }
+    png_set_text(png, info, &chunk, 1); /* copies */
+    str_free(&clean);
+}
+
+/* One row of RGB from one of cairo's native 32-bit pixels. */
+static void pack_row(const unsigned char *from, unsigned char *to, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t pixel;
+        memcpy(&pixel, from + 4 * i, 4);
+        to[3 * i] = (unsigned char)(pixel >> 16);
+        to[3 * i + 1] = (unsigned char)(pixel >> 8);
+        to[3 * i + 2] = (unsigned char)pixel;
+    }
+}
+
+/* Everything between the two libpng structs; libpng reports failure by jumping back here. */
+static int encode(png_structp png, png_infop info, struct canvas *c, const struct canvas_fact *facts, size_t n_facts,
+                  unsigned char *row, FILE *stream) {
+    const png_uint_32 width = (png_uint_32)(c->width * CANVAS_SCALE), height = (png_uint_32)(c->height * CANVAS_SCALE);
+    const png_uint_32 dots_per_metre = 3780 * CANVAS_SCALE; /* 96 dpi a unit */
+    if (setjmp(png_jmpbuf(png)))
+        return ERR_IO;
+    png_init_io(png, stream);
+    png_set_IHDR(png, info, width, height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+                 PNG_FILTER_TYPE_DEFAULT);
+    png_set_sRGB(png, info, PNG_sRGB_INTENT_PERCEPTUAL);
+    png_set_pHYs(png, info, dots_per_metre, dots_per_metre, PNG_RESOLUTION_METER);
+    for (size_t i = 0; i < n_facts; i++)
+        set_text_chunk(png, info, &facts[i]);
+    png_write_info(png, info);
+    for (png_uint_32 y = 0; y < height; y++) {
+        pack_row(cairo_image_surface_get_data(c->surface) + (size_t)y * (size_t)cairo_image_surface_get_stride(c->surface), row,
+                 width);
+        png_write_row(png, row);
+    }
+    png_write_end(png, info);
+    return OK;
+}
+
+static void on_png_error(png_structp png, png_const_charp message) {
+    err_set(png_get_error_ptr(png), ERR_IO, "libpng", "%s", message);
+    png_longjmp(png, 1);
+}
+
+static void on_png_warning(png_structp png, png_const_charp message) {
+    (void)png, (void)message; /* a doubtful text chunk is no reason to print from a library */
+}
+
+int canvas_write_png(struct canvas *c, const struct canvas_fact *facts, size_t n_facts, const char *path, struct err *err) {
+    struct file_out out = {0};
+    struct err png_err = {0};
+    png_structp png = NULL;
+    png_infop info = NULL;
+    unsigned char *row = NULL;
+    int rc;
+    ASSERT(!c->svg);
+    if (cairo_status(c->cairo) != CAIRO_STATUS_SUCCESS)
+        return cairo_error(err, cairo_status(c->cairo));
+    cairo_surface_flush(c->surface);
+    if ((rc = file_out_open(&out, path, err)) != OK)
+        goto out;
+    if (!(row = mem_alloc((size_t)c->width * CANVAS_SCALE, 3, "a picture row", err)) ||
+        !(png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &png_err, on_png_error, on_png_warning)) ||
+        !(info = png_create_info_struct(png))) {
+        rc = err_memory(err, "a picture", 0);
+        goto out;
+    }
+    if (encode(png, info, c, facts, n_facts, row, out.stream) != OK) {
+        rc = err_set(err, ERR_IO, path, "cannot write the picture: %s", png_err.message);
+        goto out;
+    }
+    rc = file_out_commit(&out, err);
+out:
+    png_destroy_write_struct(&png, &info);
+    file_out_discard(&out);
+    free(row);
+    return rc;
+}
+
+void canvas_free(struct canvas *c) {
+    if (!c)
+        return;
+    if (c->svg)
+        str_puts(c->svg, "</svg>\n");
+    cairo_destroy(c->cairo);
+    cairo_surface_destroy(c->surface);
+    free(c);
+}
