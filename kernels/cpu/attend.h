@@ -1,0 +1,116 @@
+/* attend.h - what the attention kernels share: the keys that a run of rows may see, cut into groups, and the rows of one
+ * work item with their running softmax. Internal to kernels/cpu/.
+ *
+ * A run is the rows of one sequence in one KV head. Its keys lie in three places: long-term pages, ring pages and the
+ * step's own rows, which are brought into page layout first. All three are read as groups of 32 slots, and which of the 32 a
+ * query may see is a bit mask. A work item is a block of the run's (query, head) rows times a range of groups; where a
+ * range is only a part of the keys, the parts are joined afterwards in the order of keys, so that results do not depend
+ * on which thread did what. */
+#ifndef SPKV_KERNELS_CPU_ATTEND_H
+#define SPKV_KERNELS_CPU_ATTEND_H
+
+#include "kernels/cpu/device.h"
+#include "kernels/cpu/page.h"
+
+enum {
+    GROUP_KEYS = 32,  /* pages are multiples of it */
+    STEP_GROUPS = 4,  /* groups per step of the running softmax */
+    STEP_KEYS = STEP_GROUPS * GROUP_KEYS,
+    TILE_ROWS = 16,   /* rows per AMX tile */
+    BLOCK_ROWS = 128, /* rows of a work item, unless one query has more heads than that */
+    SPLIT_GROUPS = 16 /* groups of a work item when the run has one block of rows */
+};
+
+struct attend_run {
+    const struct attend_args *a;
+    struct page_shape shape;
+    size_t lane;
+    int head, window, sinks, pos0, first, n_rows, n_long, n_ring;
+    bool ring_only;
+    const char *fresh;          /* the rows' own pairs as pages, NULL for a run of one row */
+    const uint32_t *fresh_open; /* bit per row */
+    size_t n_long_groups, n_ring_groups, n_groups;
+};
+
+/* 32 neighbouring slots. Slot i holds position base + i below `split`, base_wrapped + i from there on. */
+struct key_group {
+    const char *k, *v;
+    int base, base_wrapped, split;
+    uint32_t valid;  /* slots that hold a pair */
+    uint32_t always; /* visible outside the window too: gate open, sink, or long-term */
+};
+
+/* The rows of a work item: row r is query first_query + r / heads, head r % heads of the group. */
+struct attend_rows {
+    size_t n, n_tiles, heads, head_dim;
+    int first_query; /* row of the run */
+    void *q;         /* (n_tiles * 16, head_dim) act, rows >= n are zero */
+    float *out;      /* (n_tiles * 16, head_dim) f32, sum of p v so far */
+    float *max, *sum; /* (n_tiles * 16) of the logits, of p */
+    float *logit;    /* (16, STEP_KEYS) */
+    uint16_t *p;     /* (16, STEP_KEYS) bf16; AMX only */
+};
+
+struct attend_run attend_run_of(const struct attend_args *a, int seq, int head);
+struct key_group attend_group(const struct attend_run *run, size_t index);
+
+/* Work items of an op over all runs of a step. */
+struct item {
+    uint32_t run;         /* index of (sequence, KV head) */
+    int query, n_queries; /* rows of the run */
+    uint32_t begin, end;  /* groups */
+    uint32_t part;        /* which result it writes, or NO_PART when it has all keys of its rows */
+};
+
+enum { NO_PART = UINT32_MAX };
+
+struct plan {
+    const struct attend_args *a;
+    struct attend_run *runs;
+    struct item *items;
+    size_t n_runs, n_items, n_parts, heads, max_rows, rows_bytes;
+};
+
+/* Makes runs, fresh pages and items in scratch (ROWS, KEYS, ITEMS); false and sticky error when memory ends or there is
+ * nothing to do. Items of one run follow one another, its parts in order of keys. `split`: runs of one block may be cut. */
+bool attend_plan(struct device *dev, const struct attend_args *a, bool split, struct plan *plan);
+/* The rows of an item in `memory` (plan->rows_bytes): queries filled in, nothing seen yet. */
+struct attend_rows attend_rows_start(const struct device *dev, const struct plan *plan, const struct item *item, char *memory);
+/* Position of a row of the item. */
+static inline int attend_position(const struct attend_run *run, const struct attend_rows *rows, size_t r) {
+    return run->pos0 + rows->first_query + (int)(r / rows->heads);
+}
+
+/* Groups that some row of a tile sees; *all when every row sees every key of them. */
+size_t attend_groups_seen(const struct attend_run *run, const struct attend_rows *rows, size_t tile,
+                          const struct key_group *groups, size_t n, struct key_group *seen, bool *all);
+
+/* ---- masks --------------------------------------------------------------------------------------------------------- */
+
+/* Bits i of a group with i >= n. */
+static inline uint32_t bits_from(int n) {
+    return n <= 0 ? ~0u : n >= GROUP_KEYS ? 0u : ~0u << n;
+}
+
+/* Slots with a position above t_window - window, or always visible, and not above t_causal. */
+static inline uint32_t group_mask(const struct key_group *g, int window, int t_window, int t_causal) {
+    uint32_t low = ~bits_from(g->split);
+    uint32_t recent = (low & bits_from(t_window - window + 1 - g->base)) |
+                      (~low & bits_from(t_window - window + 1 - g->base_wrapped));
+    uint32_t past = (low & ~bits_from(t_causal + 1 - g->base)) | (~low & ~bits_from(t_causal + 1 - g->base_wrapped));
+    return g->valid & past & (g->always | recent);
+}
+
+/* ---- kernels ------------------------------------------------------------------------------------------------------- */
+
+/* Groups begin .. end-1 of the run for all rows of the item. */
+void attend_rows_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end);
+void attend_rows_amx(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end);
+
+/* rows->logit = exp(logit - rows->max) of a tile and up to STEP_GROUPS groups, 0 where not visible. */
+void attend_masses_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                       const struct key_group *groups, size_t n_groups);
+void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct key_group *groups,
+                       size_t n_groups);
+
+#endif

@@ -1,0 +1,90 @@
+/* Products of few rows: bound by reading the weight once. */
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/vmath.h"
+
+enum { GEMV_OUTPUTS = 4 }; /* rows of w side by side: independent sums, one read of x */
+
+static INLINE float widen_one(const void *w, enum dtype dtype, size_t i) {
+    const uint16_t *half = w;
+    return dtype == DTYPE_F32 ? ((const float *)w)[i] : dtype == DTYPE_F16 ? f16_widen(half[i]) : f32_from_bits((uint32_t)half[i] << 16);
+}
+
+static INLINE void dot4(const void *w, size_t row_bytes, enum dtype dtype, const float *x, size_t n, float out[4], enum isa isa) {
+    const char *w0 = w, *w1 = w0 + row_bytes, *w2 = w1 + row_bytes, *w3 = w2 + row_bytes;
+    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (size_t i = 0; i < n; i++) {
+        s0 = madd(widen_one(w0, dtype, i), x[i], s0, isa);
+        s1 = madd(widen_one(w1, dtype, i), x[i], s1, isa);
+        s2 = madd(widen_one(w2, dtype, i), x[i], s2, isa);
+        s3 = madd(widen_one(w3, dtype, i), x[i], s3, isa);
+    }
+    out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
+}
+
+/* y of outputs [begin, end) of the product for all rows; x (n_rows, n_in) f32. */
+static INLINE void gemv_dtype(const struct product *p, const float *x, struct range outputs, enum dtype dtype, enum isa isa) {
+    size_t n_in = p->w->n_cols, row_bytes = n_in * dtype_size(dtype);
+    for (size_t o = outputs.begin; o < outputs.end; o += GEMV_OUTPUTS) {
+        size_t n = outputs.end - o < GEMV_OUTPUTS ? outputs.end - o : GEMV_OUTPUTS;
+        const char *w = weight_row(p->w, o);
+        for (size_t r = 0; r < p->n_rows; r++) {
+            float sum[GEMV_OUTPUTS], *y = p->y + r * p->ld_y + o - p->outputs.begin;
+            /* A last group of fewer rows reads its first row several times. */
+            dot4(w, n == GEMV_OUTPUTS ? row_bytes : 0, dtype, x + r * n_in, n_in, sum, isa);
+            for (size_t i = 1; n < GEMV_OUTPUTS && i < n; i++) {
+                float other[GEMV_OUTPUTS];
+                dot4(w + i * row_bytes, 0, dtype, x + r * n_in, n_in, other, isa);
+                sum[i] = other[0];
+            }
+            for (size_t i = 0; i < n; i++)
+                y[i] = sum[i] + (p->bias ? p->bias[o + i] : 0.0f);
+        }
+    }
+}
+
+static INLINE void gemv_body(const struct product *p, const float *x, struct range outputs, enum isa isa) {
+    if (p->w->dtype == DTYPE_F32)
+        gemv_dtype(p, x, outputs, DTYPE_F32, isa);
+    else if (p->w->dtype == DTYPE_F16)
+        gemv_dtype(p, x, outputs, DTYPE_F16, isa);
+    else
+        gemv_dtype(p, x, outputs, DTYPE_BF16, isa);
+}
+
+static void gemv_scalar(const struct product *p, const float *x, struct range outputs) {
+    gemv_body(p, x, outputs, ISA_SCALAR);
+}
+
+#if ISA_X86
+static TARGET_AVX2 void gemv_avx2(const struct product *p, const float *x, struct range outputs) {
+    gemv_body(p, x, outputs, ISA_AVX2);
+}
+
+static TARGET_AVX512 void gemv_avx512(const struct product *p, const float *x, struct range outputs) {
+    gemv_body(p, x, outputs, ISA_AVX512);
+}
+#endif
+
+/* A part of the outputs for the calling thread, in whole groups. */
+static struct range thread_outputs(struct range outputs) {
+    size_t n = outputs.end - outputs.begin;
+    struct range groups = thread_range((n + GEMV_OUTPUTS - 1) / GEMV_OUTPUTS);
+    size_t begin = groups.begin * GEMV_OUTPUTS, end = groups.end * GEMV_OUTPUTS;
+    return (struct range){outputs.begin + (begin < n ? begin : n), outputs.begin + (end < n ? end : n)};
+}
+
+void gemv_run(struct device *dev, const struct product *p) {
+    static void (*const table[])(const struct product *, const float *, struct range) = ISA_TABLE(gemv);
+    size_t n = p->n_rows * p->w->n_cols, n_bytes = (p->outputs.end - p->outputs.begin) * p->w->n_cols * dtype_size(p->w->dtype);
+    const float *x = p->x;
+    if (p->x_dtype != DTYPE_F32) {
+        float *wide = device_scratch(dev, SCRATCH_ROWS, n * sizeof *wide);
+        if (!wide)
+            return;
+        device_widen(dev, p->x, p->x_dtype, n, wide);
+        x = wide;
+    }
+#pragma omp parallel num_threads(threads_for_bytes(dev, n_bytes))
+    table[dev->isa](p, x, thread_outputs(p->outputs));
+}

@@ -1,0 +1,61 @@
+#include "kernels/ops.h"
+
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/device.h"
+
+static int open_best(const struct device_options *options, struct device **out, struct err *err) {
+    return cpu_open_isa(options, isa_detect(), out, err);
+}
+
+static int open_scalar(const struct device_options *options, struct device **out, struct err *err) {
+    return cpu_open_isa(options, ISA_SCALAR, out, err);
+}
+
+static int open_avx2(const struct device_options *options, struct device **out, struct err *err) {
+    return cpu_open_isa(options, ISA_AVX2, out, err);
+}
+
+static int open_avx512(const struct device_options *options, struct device **out, struct err *err) {
+    return cpu_open_isa(options, ISA_AVX512, out, err);
+}
+
+static int open_amx(const struct device_options *options, struct device **out, struct err *err) {
+    return cpu_open_isa(options, ISA_AMX, out, err);
+}
+
+/* clang-format off */
+#define CPU_OPS(name_, open_) { \
+    .name = name_, .open = open_, .close = cpu_close, \
+    .device_dtype = cpu_device_dtype, .device_threads = cpu_device_threads, .device_describe = cpu_device_describe, \
+    .mem_alloc = cpu_mem_alloc, .mem_free = cpu_mem_free, .mem_reserve = cpu_mem_reserve, .mem_commit = cpu_mem_commit, \
+    .mem_release = cpu_mem_release, .upload = cpu_upload, .download = cpu_download, .fill = cpu_fill, .sync = cpu_sync, \
+    .weight_prepare = cpu_weight_prepare, .weight_free = cpu_weight_free, .weight_bytes = cpu_weight_bytes, \
+    .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear, .add = cpu_add, .act_mul = cpu_act_mul, \
+    .rope = cpu_rope, .gather = cpu_gather, \
+    .predict = cpu_predict, .score_const = cpu_score_const, .score_random = cpu_score_random, .gate = cpu_gate, \
+    .attend_cache = cpu_attend_cache, .attend_stats = cpu_attend_stats, .kv_append = cpu_kv_append, \
+    .kv_reset = cpu_kv_reset, .kv_read = cpu_kv_read, \
+    .nll = cpu_nll, .logits = cpu_logits, .sample = cpu_sample, \
+}
+/* clang-format on */
+
+const struct ops *ops_cpu(void) {
+    static const struct ops ops = CPU_OPS("cpu", open_best);
+    return &ops;
+}
+
+const struct ops *ops_cpu_variant(const char *isa) {
+    static const char *const names[] = {"scalar", "avx2", "avx512", "amx"};
+    static const struct ops variants[] = {
+        CPU_OPS("cpu-scalar", open_scalar),
+        CPU_OPS("cpu-avx2", open_avx2),
+        CPU_OPS("cpu-avx512", open_avx512),
+        CPU_OPS("cpu-amx", open_amx),
+    };
+    for (int i = ISA_SCALAR; i <= (int)isa_detect(); i++)
+        if (strcmp(isa, names[i]) == 0)
+            return &variants[i];
+    return NULL;
+}

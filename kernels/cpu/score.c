@@ -1,0 +1,96 @@
+/* Scores of pairs, and the gate that compares them. */
+#include <math.h>
+
+#include "base/rng.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/vmath.h"
+
+/* ---- predict ------------------------------------------------------------------------------------------------------- */
+
+static INLINE void activate_body(float *x, enum act act, size_t n, enum isa isa) {
+    if (act == ACT_SILU) {
+#pragma omp simd
+        for (size_t i = 0; i < n; i++)
+            x[i] = silu_f32(x[i], isa);
+    } else if (act == ACT_GELU_TANH) {
+#pragma omp simd
+        for (size_t i = 0; i < n; i++)
+            x[i] = gelu_tanh_f32(x[i], isa);
+    } else if (act == ACT_GELU) {
+        for (size_t i = 0; i < n; i++)
+            x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * (float)M_SQRT1_2));
+    }
+}
+
+static void activate_scalar(float *x, enum act act, size_t n) {
+    activate_body(x, act, n, ISA_SCALAR);
+}
+
+#if ISA_X86
+static TARGET_AVX2 void activate_avx2(float *x, enum act act, size_t n) {
+    activate_body(x, act, n, ISA_AVX2);
+}
+
+static TARGET_AVX512 void activate_avx512(float *x, enum act act, size_t n) {
+    activate_body(x, act, n, ISA_AVX512);
+}
+#endif
+
+static void activate(struct device *dev, float *x, enum act act, size_t n) {
+    static void (*const table[])(float *, enum act, size_t) = ISA_TABLE(activate);
+#pragma omp parallel num_threads(threads_for_bytes(dev, n * 16))
+    {
+        struct range part = thread_range(n);
+        table[dev->isa](x + part.begin, act, part.end - part.begin);
+    }
+}
+
+void cpu_predict(struct device *dev, const struct predict_args *a) {
+    size_t n = a->n_rows * a->n_kv_heads;
+    if (device_failed(dev) || n == 0)
+        return;
+    if (a->fc1) {
+        size_t hidden = a->fc1->n_rows;
+        ASSERT(a->fc2->n_cols == hidden && a->fc2->n_rows == a->n_kv_heads);
+        float *middle = device_scratch(dev, SCRATCH_PARTIAL, a->n_rows * hidden * sizeof *middle);
+        if (!middle)
+            return;
+        product_run(dev, &(struct product){.w = a->fc1, .outputs = {0, hidden}, .x = a->h, .x_dtype = DTYPE_F32,
+                                           .n_rows = a->n_rows, .bias = a->b1, .y = middle, .ld_y = hidden});
+        activate(dev, middle, a->act, a->n_rows * hidden);
+        product_run(dev, &(struct product){.w = a->fc2, .outputs = {0, a->n_kv_heads}, .x = middle, .x_dtype = DTYPE_F32,
+                                           .n_rows = a->n_rows, .bias = a->b2, .y = a->u, .ld_y = a->n_kv_heads});
+    } else {
+        cpu_score_const(dev, a->b2, a->n_rows, a->n_kv_heads, a->u);
+    }
+    for (size_t i = 0; a->sigmoid && i < n; i++)
+        a->u[i] = sigmoid_f32(a->u[i], ISA_SCALAR);
+}
+
+/* ---- scores that need no model ------------------------------------------------------------------------------------- */
+
+void cpu_score_const(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u) {
+    if (device_failed(dev))
+        return;
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t k = 0; k < n_kv_heads; k++)
+            u[r * n_kv_heads + k] = value[k];
+}
+
+void cpu_score_random(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
+                      float *u) {
+    if (device_failed(dev))
+        return;
+    for (int i = 0; i < batch->n_seq; i++)
+        for (int r = batch->row_splits[i]; r < batch->row_splits[i + 1]; r++)
+            for (size_t k = 0; k < n_kv_heads; k++)
+                u[(size_t)r * n_kv_heads + k] = rng_uniform(seed, batch->sequence_id[i], (uint32_t)layer, (uint32_t)k,
+                                                            (uint32_t)(batch->pos0[i] + r - batch->row_splits[i]));
+}
+
+void cpu_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open) {
+    if (device_failed(dev))
+        return;
+    for (size_t i = 0; i < n; i++)
+        open[i] = strict ? u[i] > threshold : u[i] >= threshold;
+}
