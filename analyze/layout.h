@@ -55,8 +55,8 @@ const char *layout_strategy(const struct layout *layout); /* made_by.strategy, o
  * nothing; NaN when the sum is 0 (arXiv 2605.14037, section 4). */
 double layout_coverage(const struct layout *layout, const double *value);
 
-/* Resident pairs per position of context, over heads that are not sliding: global T, local min(T, window + sinks), divided by
- * T * heads. */
+/* Resident pairs per position of context, over heads that are not sliding: global T, local min(T, window + sinks), divided
+ * by T * heads. */
 double layout_kv_fraction(const struct layout *layout, uint64_t context);
 
 /* Bytes of K and V at a context length, all heads, sliding ones at their own window. */

@@ -100,15 +100,16 @@ size_t profile_distance_edges(uint32_t max_length, uint32_t *edges, size_t cap);
 /* Refuses what cannot be written: sizes of 0 or beyond the limits above, missing strings, indices out of range. */
 int profile_meta_check(const struct profile_meta *meta, const char *where, struct err *err);
 
-/* Deep copy, owned. */
+/* Deep copy, owned; sliding_window and head_window are filled in where they were NULL. */
 int profile_meta_copy(const struct profile_meta *from, struct profile_meta *to, struct err *err);
 void profile_meta_free(struct profile_meta *meta); /* legal on a zeroed or borrowed struct */
 
 /* ERR_INPUT naming the first setting in which two runs differ and both values, unless they are parts of the same run:
  * schema, hashes, geometry, policy and parameters, prefill, lengths, batch, chunk, backend, dtype, seed, record list, limit,
- * corpora, number of shards, and the shard unless other_shard. Machines, times, threads and paths may differ. */
-int profile_meta_compare(const struct profile_meta *a, const char *a_name, const struct profile_meta *b, const char *b_name,
-                         bool other_shard, struct err *err);
+ * corpora, number of shards, and the shard unless other_shard. Machines, times, threads and paths may differ. Both must be
+ * copies or come from a file. */
+int profile_meta_compare(const struct profile_meta *a, const char *a_name, const struct profile_meta *b,
+                         const char *b_name, bool other_shard, struct err *err);
 
 /* "heads,positions,classes,..." of a record mask, into out. */
 void profile_record_text(uint32_t record, char out[128]);

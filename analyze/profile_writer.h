@@ -59,8 +59,8 @@ struct profile_counters {
 
 /* Begins or resumes the recording of `meta` (copied) under `path`. ERR_EXISTS when path or path.part is there and neither
  * force nor resume says what to do; ERR_INPUT naming the first difference when resume finds other settings; ERR_EXISTS when
- * another process is writing there. With resume and a finished, equal `path`, *out is NULL and OK is returned: nothing is left
- * to do. */
+ * another process is writing there. With resume and a finished, equal `path`, *out is NULL and OK is returned: nothing is
+ * left to do. */
 int profile_writer_create(const char *path, const struct profile_meta *meta, const struct profile_writer_options *options,
                           struct profile_writer **out, struct err *err);
 

@@ -1,4 +1,5 @@
-/* strategy.h - chooses the global heads of a layout under a common budget (arXiv 2605.14037, section 4: strategies A to D). */
+/* strategy.h - chooses the global heads of a layout under a common budget (arXiv 2605.14037, section 4, strategies A to D;
+ * densest layers are ours). */
 #ifndef SPKV_ANALYZE_STRATEGY_H
 #define SPKV_ANALYZE_STRATEGY_H
 
