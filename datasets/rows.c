@@ -1,5 +1,6 @@
 #include "datasets/rows.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -278,6 +279,7 @@ int row_render(const struct row_kind *kind, const json_t *row, const struct row_
 /* Integers are read as reals: their values are small labels where they matter, and a 64-bit id elsewhere must not fail. */
 int row_parse(const char *line, size_t n, const char *where, json_t **out, struct err *err) {
     json_error_t problem;
+    errno = 0;
     *out = json_loadb(line, n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &problem);
     if (*out && json_is_object(*out))
         return OK;
@@ -286,6 +288,8 @@ int row_parse(const char *line, size_t n, const char *where, json_t **out, struc
         *out = NULL;
         return err_set(err, ERR_INPUT, where, "a row must be a JSON object");
     }
+    if (errno == ENOMEM) /* the library calls that a syntax error */
+        return err_memory(err, "a row", n);
     const char *remedy = "";
     if (strstr(problem.text, "\\u0000") || json_error_code(&problem) == json_error_null_character ||
         json_error_code(&problem) == json_error_null_byte_in_key || memchr(line, 0, n))

@@ -11,6 +11,7 @@
 #include <xxhash.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include "base/mem.h"
 
@@ -155,6 +156,8 @@ static int step_zstd(struct stream *s, void *buffer, size_t n, size_t *n_read, s
     size_t left = ZSTD_decompressStream(s->zstd, &out, &in);
     s->begin += in.pos;
     *n_read = out.pos;
+    if (ZSTD_getErrorCode(left) == ZSTD_error_memory_allocation)
+        return no_memory(s, "zstd decompression", err);
     if (ZSTD_isError(left))
         return err_set(err, ERR_INPUT, s->name, "damaged zstd data before stored byte %llu: %s (a truncated or changed "
                        "file, something else named .zst, or a file compressed with --long)",

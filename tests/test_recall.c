@@ -1,0 +1,135 @@
+/* Recall texts: the completion must follow from the prompt, and from nothing else. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/str.h"
+#include "datasets/recall.h"
+#include "datasets/rows.h"
+
+static void generate(const struct recall_options *options, char **text, size_t *n) {
+    FILE *stream = open_memstream(text, n);
+    struct err err = {0};
+    assert_non_null(stream);
+    assert_int_equal(recall_write(stream, options, &err), OK);
+    assert_int_equal(fclose(stream), 0);
+}
+
+static size_t count(const char *text, const char *what) {
+    size_t n = 0;
+    for (const char *hit = text; (hit = strstr(hit, what)); hit += strlen(what))
+        n++;
+    return n;
+}
+
+/* Calls check(prompt, completion) for every row. */
+static void each_row(const struct recall_options *options, void (*check)(const char *, const char *)) {
+    char *text, *line;
+    size_t n, n_rows = 0;
+    generate(options, &text, &n);
+    for (char *save = NULL, *rest = text; (line = strtok_r(rest, "\n", &save)); rest = NULL, n_rows++) {
+        json_t *row;
+        assert_int_equal(row_parse(line, strlen(line), "row", &row, NULL), OK);
+        assert_int_equal(json_object_size(row), 2);
+        check(json_string_value(json_object_get(row, "prompt")), json_string_value(json_object_get(row, "completion")));
+        json_decref(row);
+    }
+    assert_int_equal(n_rows, options->n_rows);
+    free(text);
+}
+
+static void check_facts(const char *prompt, const char *completion) {
+    char name[32], fact[80];
+    unsigned code, seen;
+    assert_int_equal(sscanf(completion, " %u.", &code), 1);
+    assert_in_range(code, 10, 99);
+    assert_int_equal(sscanf(strstr(prompt, "Remember the code of "), "Remember the code of %31[A-Za-z]. It is", name), 1);
+    snprintf(fact, sizeof fact, "The code of %s is ", name);
+    assert_int_equal(count(prompt, fact), 1); /* one answer only */
+    assert_int_equal(sscanf(strstr(prompt, fact) + strlen(fact), "%u.", &seen), 1);
+    assert_int_equal(seen, code);
+    assert_int_equal(count(prompt, "The code of "), 7);
+}
+
+static void check_names(const char *prompt, const char *completion) {
+    char name[32], surname[32], whole[80];
+    assert_int_equal(sscanf(completion, " %31[A-Za-z] came back home.", surname), 1);
+    assert_int_equal(sscanf(strstr(prompt, "Then "), "Then %31[A-Za-z]", name), 1);
+    snprintf(whole, sizeof whole, "%s %s is at the ", name, surname);
+    assert_int_equal(count(prompt, whole), 1);
+    snprintf(whole, sizeof whole, "%s ", name);
+    assert_int_equal(count(prompt, whole), 1);
+}
+
+static void check_copy(const char *prompt, const char *completion) {
+    static const char start[] = "Here is a list:";
+    assert_memory_equal(prompt, start, sizeof start - 1);
+    assert_memory_equal(prompt + sizeof start - 1, completion, strlen(completion));
+    assert_int_equal(count(completion, ","), 6);
+    assert_int_equal(count(prompt, " to the "), 5);
+}
+
+static void test_answers(void **state) {
+    (void)state;
+    struct recall_options options = {.n_rows = 200, .seed = 3, .n_items = 7, .n_fillers = 5};
+    static void (*const checks[])(const char *, const char *) = {check_facts, check_names, check_copy};
+    for (int i = 0; i < 3; i++) {
+        options.kind = (enum recall_kind)(RECALL_FACTS + i);
+        each_row(&options, checks[i]);
+    }
+}
+
+static void test_seeds(void **state) {
+    (void)state;
+    char *texts[3];
+    size_t n[3];
+    for (int i = 0; i < 3; i++)
+        generate(&(struct recall_options){.n_rows = 30 + (uint64_t)(i == 1), .seed = i == 2, .n_items = 8, .n_fillers = 8},
+                 &texts[i], &n[i]);
+    assert_true(n[1] > n[0]);
+    assert_memory_equal(texts[0], texts[1], n[0]); /* a row does not depend on their number */
+    assert_string_not_equal(texts[0], texts[2]);
+    for (int i = 0; i < 3; i++)
+        free(texts[i]);
+}
+
+static void test_limits_and_text(void **state) {
+    (void)state;
+    char *text;
+    size_t n;
+    generate(&(struct recall_options){.kind = RECALL_COPY, .n_rows = 1, .n_items = RECALL_MAX_ITEMS, .plain_text = true},
+             &text, &n);
+    assert_int_equal(count(text, ","), 2 * (RECALL_MAX_ITEMS - 1));
+    assert_memory_equal(text, "{\"text\": ", 9);
+    free(text);
+    generate(&(struct recall_options){.kind = RECALL_FACTS, .n_rows = 1, .n_items = RECALL_MIN_ITEMS}, &text, &n);
+    assert_int_equal(count(text, "The code of "), 2);
+    free(text);
+}
+
+static void test_full_disk(void **state) {
+    (void)state;
+    FILE *full = fopen("/dev/full", "w");
+    struct err err = {0};
+    if (!full)
+        skip();
+    setvbuf(full, NULL, _IONBF, 0);
+    assert_int_equal(recall_write(full, &(struct recall_options){.n_rows = 2, .n_items = 2}, &err), ERR_IO);
+    assert_non_null(strstr(err.message, "No space left"));
+    fclose(full);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_limits_and_text),
+        cmocka_unit_test(test_full_disk),
+    };
+    return cmocka_run_group_tests_name("recall", tests, NULL, NULL);
+}
