@@ -265,17 +265,16 @@ static void destroy(struct run *r) {
 int run_source(const struct model *model, const struct source *source, const struct observer *observer,
                const struct run_options *options, struct run_totals *totals, struct err *err) {
     struct run r = {.model = model, .observer = observer, .options = options, .totals = totals};
-    int n = 1;
+    int n = options->batch;
     *totals = (struct run_totals){0};
     int rc = create(&r, err);
-    for (uint64_t batch = 0; rc == OK; batch++) {
+    for (uint64_t batch = 0; rc == OK && n == options->batch; batch++) { /* a short batch is the last one */
         bool mine = batch % (uint64_t)options->n_shards == (uint64_t)options->shard;
         bool done = mine && options->batch_done && options->batch_done(options->batch_done_self, batch);
-        if ((rc = read_batch(&r, source, batch, mine && !done, &n, err)) != OK || n == 0)
-            break;
-        if (r.n_members > 0)
+        rc = read_batch(&r, source, batch, mine && !done, &n, err);
+        if (rc == OK && r.n_members > 0)
             rc = run_batch(&r, batch, err);
-        if (rc == OK && options->stop && *options->stop)
+        if (rc == OK && n == options->batch && options->stop && *options->stop)
             rc = err_set(err, ERR_INCOMPLETE, "", "stopped after batch %llu", (unsigned long long)batch);
     }
     destroy(&r);

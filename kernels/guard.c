@@ -115,6 +115,18 @@ static void guard_download(struct device *dev, void *dst_host, const void *src_d
     end(dev);
 }
 
+static void guard_copy(struct device *dev, void *dst_dev, const void *src_dev, size_t n_bytes) {
+    begin(dev);
+    ref_copy(dev, dst_dev, src_dev, n_bytes);
+    end(dev);
+}
+
+static void guard_read(struct device *dev, const void *src_dev, size_t n_bytes) {
+    begin(dev);
+    ref_read(dev, src_dev, n_bytes);
+    end(dev);
+}
+
 static void guard_fill(struct device *dev, void *dst_dev, int byte, size_t n_bytes) {
     begin(dev);
     ref_fill(dev, dst_dev, byte, n_bytes);
@@ -223,6 +235,12 @@ static void guard_kv_append(struct device *dev, const struct kv_append_args *a) 
     end(dev);
 }
 
+static void guard_kv_prune(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *open) {
+    begin(dev);
+    ref_kv_prune(dev, cache, slot, layer, open);
+    end(dev);
+}
+
 static void guard_kv_reset(struct device *dev, struct kv_cache *cache, int slot) {
     begin(dev);
     ref_kv_reset(dev, cache, slot);
@@ -270,7 +288,9 @@ const struct ops *ops_guard(void) {
         .mem_release = guard_mem_release,
         .upload = guard_upload,
         .download = guard_download,
+        .copy = guard_copy,
         .fill = guard_fill,
+        .read = guard_read,
         .sync = ref_sync,
         .weight_prepare = guard_weight_prepare,
         .weight_free = ref_weight_free,
@@ -289,6 +309,7 @@ const struct ops *ops_guard(void) {
         .attend_cache = guard_attend_cache,
         .attend_stats = guard_attend_stats,
         .kv_append = guard_kv_append,
+        .kv_prune = guard_kv_prune,
         .kv_reset = guard_kv_reset,
         .kv_read = guard_kv_read,
         .nll = guard_nll,

@@ -132,6 +132,42 @@ void cpu_kv_append(struct device *dev, const struct kv_append_args *a) {
     }
 }
 
+/* Every position that has left the ring is in the long-term store: entry i is position i. Returns how many stay. */
+static size_t lane_compact(struct kv_cache *c, size_t lane, size_t long0, int n_long, int head, const uint8_t *open) {
+    size_t slots = (size_t)c->page_slots, n = 0;
+    c->n_kept[lane] = 0;
+    for (int pos = 0; pos < n_long; pos++) {
+        size_t from = (size_t)pos;
+        if (pos >= c->sinks && !open[pos * c->n_kv_heads + head])
+            continue;
+        if (n != from)
+            page_copy_slot(page_shape_of(c), lane_page(c, lane, long0 + from / slots), from % slots,
+                           lane_page(c, lane, long0 + n / slots), n % slots);
+        c->n_kept[lane] += pos >= c->sinks;
+        n++;
+    }
+    return n;
+}
+
+void cpu_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open) {
+    if (device_failed(dev) || c->ring_only[layer])
+        return;
+    for (int head = 0; head < c->n_kv_heads; head++) {
+        size_t lane = kv_lane(c, slot, layer, head), long0 = lane_long_page(c, layer, head), slots = (size_t)c->page_slots;
+        int window = c->window[layer * c->n_kv_heads + head], fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0;
+        ASSERT(c->n_long[lane] == n_long);
+        size_t n = lane_compact(c, lane, long0, n_long, head, open);
+        for (size_t i = long0 + (n + slots - 1) / slots; i < long0 + ((size_t)n_long + slots - 1) / slots; i++) {
+            int32_t *page = &c->page_list[lane * (size_t)c->list_len + i];
+            c->free_pages[(*c->n_free)++] = *page;
+            *page = -1;
+        }
+        c->n_long[lane] = (int32_t)n;
+        for (int pos = n_long; pos < fed; pos++)
+            c->ring_open[lane * (size_t)c->ring_len + (size_t)(pos % window)] = open[pos * c->n_kv_heads + head];
+    }
+}
+
 void cpu_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
     size_t first = kv_lane(c, slot, 0, 0), n = (size_t)c->n_layers * (size_t)c->n_kv_heads;
     if (device_failed(dev))

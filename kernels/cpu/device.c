@@ -148,6 +148,24 @@ void cpu_download(struct device *dev, void *dst_host, const void *src_dev, size_
         memcpy(dst_host, src_dev, n_bytes);
 }
 
+void cpu_copy(struct device *dev, void *dst_dev, const void *src_dev, size_t n_bytes) {
+    if (!device_failed(dev) && n_bytes)
+        memcpy(dst_dev, src_dev, n_bytes);
+}
+
+void cpu_read(struct device *dev, const void *src_dev, size_t n_bytes) {
+    const char *bytes = src_dev;
+    uint64_t sum = 0;
+    if (device_failed(dev))
+        return;
+    /* A word of every cache line brings the line in. */
+#pragma omp parallel for num_threads(dev->n_threads) reduction(+ : sum) schedule(static)
+    for (size_t i = 0; i < n_bytes / 256; i++)
+        for (size_t line = 0; line < 256; line += 64)
+            sum += *(const uint64_t *)(const void *)(bytes + 256 * i + line);
+    *(volatile uint64_t *)&sum = sum; /* keeps the loop */
+}
+
 void cpu_fill(struct device *dev, void *dst_dev, int byte, size_t n_bytes) {
     if (!device_failed(dev) && n_bytes)
         memset(dst_dev, byte, n_bytes);

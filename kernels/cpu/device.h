@@ -73,6 +73,8 @@ bool cpu_mem_commit(struct device *dev, void *ptr_dev, size_t n_bytes);
 void cpu_mem_release(struct device *dev, void *ptr_dev, size_t max_bytes);
 void cpu_upload(struct device *dev, void *dst_dev, const void *src_host, size_t n_bytes);
 void cpu_download(struct device *dev, void *dst_host, const void *src_dev, size_t n_bytes);
+void cpu_copy(struct device *dev, void *dst_dev, const void *src_dev, size_t n_bytes);
+void cpu_read(struct device *dev, const void *src_dev, size_t n_bytes);
 void cpu_fill(struct device *dev, void *dst_dev, int byte, size_t n_bytes);
 int cpu_sync(struct device *dev, struct err *err);
 
@@ -110,6 +112,7 @@ void cpu_gate(struct device *dev, const float *u, size_t n, float threshold, boo
 void cpu_attend_cache(struct device *dev, const struct attend_args *a);
 void cpu_attend_stats(struct device *dev, const struct attend_stats_args *a);
 void cpu_kv_append(struct device *dev, const struct kv_append_args *a);
+void cpu_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
 void cpu_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
 void cpu_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);

@@ -30,13 +30,14 @@ static int open_amx(const struct device_options *options, struct device **out, s
     .name = name_, .open = open_, .close = cpu_close, \
     .device_dtype = cpu_device_dtype, .device_threads = cpu_device_threads, .device_describe = cpu_device_describe, \
     .mem_alloc = cpu_mem_alloc, .mem_free = cpu_mem_free, .mem_reserve = cpu_mem_reserve, .mem_commit = cpu_mem_commit, \
-    .mem_release = cpu_mem_release, .upload = cpu_upload, .download = cpu_download, .fill = cpu_fill, .sync = cpu_sync, \
+    .mem_release = cpu_mem_release, .upload = cpu_upload, .download = cpu_download, .copy = cpu_copy, \
+    .fill = cpu_fill, .read = cpu_read, .sync = cpu_sync, \
     .weight_prepare = cpu_weight_prepare, .weight_free = cpu_weight_free, .weight_bytes = cpu_weight_bytes, \
     .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear, .add = cpu_add, .act_mul = cpu_act_mul, \
     .rope = cpu_rope, .gather = cpu_gather, \
     .predict = cpu_predict, .score_const = cpu_score_const, .score_random = cpu_score_random, .gate = cpu_gate, \
     .attend_cache = cpu_attend_cache, .attend_stats = cpu_attend_stats, .kv_append = cpu_kv_append, \
-    .kv_reset = cpu_kv_reset, .kv_read = cpu_kv_read, \
+    .kv_prune = cpu_kv_prune, .kv_reset = cpu_kv_reset, .kv_read = cpu_kv_read, \
     .nll = cpu_nll, .logits = cpu_logits, .sample = cpu_sample, \
 }
 /* clang-format on */

@@ -68,6 +68,39 @@ void ref_kv_append(struct device *dev, const struct kv_append_args *a) {
         }
 }
 
+/* Every position that has left the ring is in the long-term store: entry i is position i. */
+static void lane_prune(struct kv_cache *c, size_t lane, int window, int head, const uint8_t *open) {
+    size_t row_bytes = (size_t)c->head_dim * dtype_size(c->dtype), row0 = lane_long_row(c, window);
+    int fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0, n = 0;
+    ASSERT(c->n_long[lane] == n_long);
+    c->n_kept[lane] = 0;
+    for (int pos = 0; pos < n_long; pos++) {
+        if (pos >= c->sinks && !open[pos * c->n_kv_heads + head])
+            continue;
+        memmove(lane_k(c, lane, row0 + (size_t)n), lane_k(c, lane, row0 + (size_t)pos), row_bytes);
+        memmove(lane_v(c, lane, row0 + (size_t)n), lane_v(c, lane, row0 + (size_t)pos), row_bytes);
+        c->n_kept[lane] += pos >= c->sinks;
+        n++;
+    }
+    c->n_long[lane] = n;
+    size_t slots = (size_t)c->page_slots, first = row0 / slots + ((size_t)n + slots - 1) / slots;
+    for (size_t i = first; i < (size_t)c->list_len; i++) {
+        int32_t *page = &c->page_list[lane * (size_t)c->list_len + i];
+        if (*page >= 0)
+            c->free_pages[(*c->n_free)++] = *page;
+        *page = -1;
+    }
+    for (int pos = n_long; pos < fed; pos++)
+        c->ring_open[lane * (size_t)c->ring_len + (size_t)(pos % window)] = open[pos * c->n_kv_heads + head];
+}
+
+void ref_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open) {
+    if (ref_failed(dev) || c->ring_only[layer])
+        return;
+    for (int head = 0; head < c->n_kv_heads; head++)
+        lane_prune(c, kv_lane(c, slot, layer, head), c->window[layer * c->n_kv_heads + head], head, open);
+}
+
 void ref_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
     size_t first = kv_lane(c, slot, 0, 0), n = (size_t)c->n_layers * (size_t)c->n_kv_heads;
     if (ref_failed(dev))

@@ -105,6 +105,17 @@ void ref_fill(struct device *dev, void *dst_dev, int byte, size_t n_bytes) {
         memset(dst_dev, byte, n_bytes);
 }
 
+void ref_copy(struct device *dev, void *dst_dev, const void *src_dev, size_t n_bytes) {
+    if (!ref_failed(dev) && n_bytes)
+        memcpy(dst_dev, src_dev, n_bytes);
+}
+
+void ref_read(struct device *dev, const void *src_dev, size_t n_bytes) {
+    const volatile unsigned char *bytes = src_dev; /* volatile: the reads are the point */
+    for (size_t i = 0; i < n_bytes && !ref_failed(dev); i += 64)
+        (void)bytes[i];
+}
+
 int ref_sync(struct device *dev, struct err *err) {
     const struct err *failure = &dev->failure;
     return ref_failed(dev) ? err_set(err, failure->code, failure->where, "%s", failure->message) : OK;

@@ -110,6 +110,8 @@ bool ref_mem_commit(struct device *dev, void *ptr_dev, size_t n_bytes);
 void ref_mem_release(struct device *dev, void *ptr_dev, size_t max_bytes);
 void ref_upload(struct device *dev, void *dst_dev, const void *src_host, size_t n_bytes);
 void ref_download(struct device *dev, void *dst_host, const void *src_dev, size_t n_bytes);
+void ref_copy(struct device *dev, void *dst_dev, const void *src_dev, size_t n_bytes);
+void ref_read(struct device *dev, const void *src_dev, size_t n_bytes);
 void ref_fill(struct device *dev, void *dst_dev, int byte, size_t n_bytes);
 int ref_sync(struct device *dev, struct err *err);
 
@@ -137,6 +139,7 @@ void ref_gate(struct device *dev, const float *u, size_t n, float threshold, boo
 void ref_attend_cache(struct device *dev, const struct attend_args *a);
 void ref_attend_stats(struct device *dev, const struct attend_stats_args *a);
 void ref_kv_append(struct device *dev, const struct kv_append_args *a);
+void ref_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
 void ref_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
 void ref_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);
