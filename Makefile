@@ -95,10 +95,15 @@ test: deps ## install what is missing, build and run all tests
 	@$(MAKE) --no-print-directory parts tests
 	@scripts/check-includes
 	@scripts/run-tests $(TESTS) $(wildcard tests/*.sh)
+	@scripts/kill-test 5 $(PROGRAM) $(BUILD)/tests/tools/run_equal datasets/demo/model build/kill
 	@$(MAKE) --no-print-directory SAN=address,undefined test-sanitized
 
 .PHONY: tests
-tests: $(PROGRAM) $(TESTS)
+tests: $(PROGRAM) $(TESTS) $(BUILD)/tests/tools/run_equal
+
+.PHONY: test-kill
+test-kill: tests ## kill -9 a recording run 50 times at random moments and compare
+	@scripts/kill-test $(or $(KILLS),50) $(PROGRAM) $(BUILD)/tests/tools/run_equal datasets/demo/model build/kill
 
 .PHONY: test-sanitized
 test-sanitized: export LSAN_OPTIONS = suppressions=tests/lsan.supp:print_suppressions=0
@@ -106,6 +111,11 @@ test-sanitized: export OMP_NUM_THREADS = 2
 test-sanitized: $(filter $(SAN_TESTS:%=$(BUILD)/tests/test_%),$(TESTS)) $(FUZZERS) $(PROGRAM)
 	@scripts/run-tests $(filter $(BUILD)/tests/test_%,$^)
 	@scripts/replay-corpora $(FUZZERS)
+
+$(BUILD)/tests/tools/%: $(BUILD)/obj/tests/tools/%.o $(BUILD)/libspkv.a
+	@mkdir -p $(@D)
+	@echo "  LD   $@"
+	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/tests/fuzz_%: $(BUILD)/obj/tests/fuzz_%.o $(BUILD)/obj/tests/fuzz/replay.o $(BUILD)/libspkv.a
 	@mkdir -p $(@D)
