@@ -37,8 +37,8 @@ void score_bins_init(struct score_bins *bins, bool sigmoid, double min, double m
         bins->step[i] = i < bins->n_bins ? bins->edge[i] : NAN;
     size_t bin = 0;
     for (size_t cell = 0; cell <= SCORE_CELLS; cell++) {
-        /* Rounding may put a score one cell too high or low: start a whole cell earlier. */
-        float start = bins->low + (float)(cell == 0 ? 0 : cell - 1) / bins->scale;
+        /* Rounding may put a score one cell too high: start a whole cell earlier. Below the range all is possible. */
+        float start = cell < 2 ? -INFINITY : bins->low + (float)(cell - 1) / bins->scale;
         while (bin + 1 < bins->n_bins && bins->edge[bin + 1] <= start)
             bin++;
         bins->first[cell] = (uint8_t)bin;

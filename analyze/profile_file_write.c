@@ -1,4 +1,3 @@
-#include <errno.h>
 #include <hdf5_hl.h>
 #include <math.h>
 #include <stdlib.h>
@@ -6,6 +5,7 @@
 #include <unistd.h>
 
 #include "analyze/bins.h"
+#include "analyze/h5_output.h"
 #include "analyze/profile_attribute.h"
 #include "analyze/profile_file.h"
 #include "base/file.h"
@@ -17,7 +17,8 @@ enum { BLOCK_BYTES = 1 << 22 };
 struct out_file {
     const struct profile_columns *columns;
     const char *path; /* of the temporary */
-    hid_t file, tokens;
+    struct h5_output output;
+    hid_t tokens; /* the group, -1 = none */
     struct profile_dims dims;
 };
 
@@ -39,17 +40,17 @@ static hid_t ordered_plist(hid_t class) {
 
 static int create_file(struct out_file *f, struct err *err) {
     hid_t plist = ordered_plist(H5P_FILE_CREATE);
-    if (plist >= 0)
-        f->file = H5Fcreate(f->path, H5F_ACC_TRUNC, plist, H5P_DEFAULT);
-    if (plist >= 0)
-        H5Pclose(plist);
-    if (f->file < 0)
+    if (plist < 0)
         return h5_fail(err, ERR_IO, place_of(f, NULL), "cannot be created");
+    int rc = h5_output_create(f->path, plist, &f->output, err);
+    H5Pclose(plist);
+    if (rc != OK)
+        return rc;
     if (!(f->columns->meta->record & PROFILE_RECORD_TOKENS))
         return OK;
     plist = ordered_plist(H5P_GROUP_CREATE);
     if (plist >= 0)
-        f->tokens = H5Gcreate2(f->file, "tokens", H5P_DEFAULT, plist, H5P_DEFAULT);
+        f->tokens = H5Gcreate2(f->output.file, "tokens", H5P_DEFAULT, plist, H5P_DEFAULT);
     if (plist >= 0)
         H5Pclose(plist);
     return f->tokens < 0 ? h5_fail(err, ERR_IO, place_of(f, "tokens"), "cannot create the group") : OK;
@@ -80,7 +81,7 @@ static int put_edges(struct out_file *f, const char *name, const char *units, co
     struct h5_dataset spec = {.name = name, .units = units, .long_name = title, .type = type, .n_dims = 1, .dims = {n},
                               .fill = type == H5_F32 ? (const void *)&missing_f32 : &missing_u64, .level = 4};
     hid_t dataset;
-    int rc = h5_create(f->file, &spec, &dataset, place_of(f, name), err);
+    int rc = h5_create(f->output.file, &spec, &dataset, place_of(f, name), err);
     if (rc != OK)
         return rc;
     rc = h5_write_rows(dataset, type, 0, n, edges, place_of(f, name), err);
@@ -102,10 +103,10 @@ static int attach(struct out_file *f, hid_t dataset, hid_t group, const char *ax
 
 /* Attaches axes (names, NULL-ended) of the root to a dataset that exists already. */
 static int attach_named(struct out_file *f, const char *name, const char *const *axes, struct err *err) {
-    hid_t dataset = H5Dopen2(f->file, name, H5P_DEFAULT);
+    hid_t dataset = H5Dopen2(f->output.file, name, H5P_DEFAULT);
     int rc = dataset < 0 ? h5_fail(err, ERR_IO, place_of(f, name), "cannot be opened") : OK;
     for (unsigned i = 0; rc == OK && axes[i]; i++)
-        rc = attach(f, dataset, f->file, axes[i], i, err);
+        rc = attach(f, dataset, f->output.file, axes[i], i, err);
     if (dataset >= 0)
         H5Dclose(dataset);
     return rc;
@@ -122,7 +123,7 @@ static int put_table(struct out_file *f, const char *name, const char *units, co
         spec.dims[spec.n_dims] = dims[spec.n_dims];
         spec.n_dims++;
     }
-    int rc = h5_create(f->file, &spec, &dataset, place_of(f, name), err);
+    int rc = h5_create(f->output.file, &spec, &dataset, place_of(f, name), err);
     if (rc != OK)
         return rc;
     rc = h5_write_rows(dataset, H5_U32, 0, dims[0], data, place_of(f, name), err);
@@ -132,7 +133,7 @@ static int put_table(struct out_file *f, const char *name, const char *units, co
 
 static int put_strings(struct out_file *f, const char *name, const char *title, const char *axis, const char *const *text,
                        size_t n, struct err *err) {
-    int rc = h5_write_strings(f->file, name, title, text, n, place_of(f, name), err);
+    int rc = h5_write_strings(f->output.file, name, title, text, n, place_of(f, name), err);
     return rc == OK ? attach_named(f, name, (const char *const[]){axis, NULL}, err) : rc;
 }
 
@@ -140,10 +141,10 @@ static int put_axes(struct out_file *f, struct err *err) {
     int rc = OK;
     for (int axis = 1; rc == OK && axis < N_AXES; axis++) {
         if (axis == AXIS_SEQUENCE || (axis != AXIS_TOKEN && f->dims.n[axis] > 0))
-            rc = put_axis(f, f->file, profile_axis_name((enum profile_axis)axis), f->dims.n[axis], err);
+            rc = put_axis(f, f->output.file, profile_axis_name((enum profile_axis)axis), f->dims.n[axis], err);
     }
     if (rc == OK)
-        rc = put_axis(f, f->file, "source", f->columns->meta->n_sources, err);
+        rc = put_axis(f, f->output.file, "source", f->columns->meta->n_sources, err);
     if (rc == OK && f->tokens >= 0)
         rc = put_axis(f, f->tokens, "token", f->columns->n_tokens, err);
     if (rc == OK && f->tokens >= 0)
@@ -235,6 +236,8 @@ static int copy_rows(struct out_file *f, enum profile_field field, const struct 
         rc = columns->read_rows(columns->self, field, first, n, buffer, err);
         if (rc == OK)
             rc = h5_write_rows(dataset, spec->type, first, n, buffer, place_of(f, profile_field_name(field)), err);
+        if (rc == OK)
+            rc = h5_output_check(&f->output, f->path, err);
     }
     free(buffer);
     return rc;
@@ -254,7 +257,7 @@ static int attach_axes(struct out_file *f, enum profile_field field, hid_t datas
     const uint8_t *axes = profile_field_axes(field);
     int rc = OK;
     for (unsigned i = 0; rc == OK && i < 6 && axes[i] != AXIS_NONE; i++)
-        rc = attach(f, dataset, axes[i] == AXIS_TOKEN ? f->tokens : f->file, profile_axis_name((enum profile_axis)axes[i]),
+        rc = attach(f, dataset, axes[i] == AXIS_TOKEN ? f->tokens : f->output.file, profile_axis_name((enum profile_axis)axes[i]),
                     i, err);
     return rc;
 }
@@ -264,7 +267,7 @@ static int put_field(struct out_file *f, enum profile_field field, struct err *e
     hid_t dataset;
     enum field_kind kind = profile_field_kind(field);
     profile_field_spec(field, f->columns->meta, &f->dims, f->columns->level, &spec);
-    hid_t group = kind == FIELD_TOKENS ? f->tokens : f->file;
+    hid_t group = kind == FIELD_TOKENS ? f->tokens : f->output.file;
     int rc = h5_create(group, &spec, &dataset, place_of(f, profile_field_name(field)), err);
     if (rc != OK)
         return rc;
@@ -297,7 +300,7 @@ static int put_row_splits(struct out_file *f, struct err *err) {
 static int put_everything(struct out_file *f, struct err *err) {
     int rc = create_file(f, err);
     if (rc == OK)
-        rc = profile_attributes_write(f->file, f->columns->meta, f->path, err);
+        rc = profile_attributes_write(f->output.file, f->columns->meta, f->path, err);
     if (rc == OK)
         rc = put_axes(f, err);
     if (rc == OK)
@@ -309,31 +312,20 @@ static int put_everything(struct out_file *f, struct err *err) {
             rc = put_field(f, (enum profile_field)field, err);
     if (rc == OK && f->tokens >= 0)
         rc = put_row_splits(f, err);
-    if (rc == OK && H5Fflush(f->file, H5F_SCOPE_GLOBAL) < 0)
-        rc = h5_fail(err, ERR_IO, place_of(f, NULL), "cannot be written");
-    return rc;
-}
-
-/* Closes what is open. After a failed write (full disk) HDF5 still holds dirty metadata: emptying the file first gives the
- * room back that closing needs, so that no id stays behind. */
-static int close_file(struct out_file *f, int rc, struct err *err) {
-    if (rc != OK && f->file >= 0 && truncate(f->path, 0) != 0)
-        errno = 0;
-    if (f->tokens >= 0)
-        H5Gclose(f->tokens);
-    if (f->file >= 0 && H5Fclose(f->file) < 0 && rc == OK)
-        rc = h5_fail(err, ERR_IO, place_of(f, NULL), "cannot be closed");
     return rc;
 }
 
 int profile_file_write(const char *path, const char *temporary, const struct profile_columns *columns, struct err *err) {
-    struct out_file f = {.columns = columns, .path = temporary, .file = -1, .tokens = -1};
+    struct out_file f = {.columns = columns, .path = temporary, .output = {-1, -1, 0}, .tokens = -1};
     h5_quiet();
     profile_dims_of(columns->meta, &f.dims);
     f.dims.n[AXIS_SEQUENCE] = columns->n_sequences;
     f.dims.n[AXIS_TOKEN] = columns->n_tokens;
     int rc = put_everything(&f, err);
-    rc = close_file(&f, rc, err);
+    if (f.tokens >= 0)
+        H5Gclose(f.tokens);
+    int closed = h5_output_close(&f.output, temporary, rc == OK ? err : NULL);
+    rc = rc == OK ? closed : rc;
     if (rc == OK)
         rc = file_publish(temporary, path, err);
     if (rc != OK)
