@@ -47,6 +47,8 @@ static int options_check(const struct kv_cache_options *o, struct err *err) {
                        "at least 1", o->n_slots, o->n_layers, o->n_kv_heads, o->head_dim, o->max_len);
     if (o->page_slots < 0 || o->page_slots % 32)
         return err_set(err, ERR_INPUT, WHERE, "page size is %d slots, expected a multiple of 32", o->page_slots);
+    if (o->dtype == DTYPE_BF16 && o->head_dim % 2)
+        return err_set(err, ERR_INPUT, WHERE, "head_dim is %d, which bf16 cannot cache (use --dtype f32)", o->head_dim);
     if (o->sinks < 0)
         return err_set(err, ERR_INPUT, WHERE, "%d sinks, expected 0 or more", o->sinks);
     for (size_t i = 0; i < (size_t)o->n_layers * (size_t)o->n_kv_heads; i++)

@@ -29,7 +29,8 @@ struct device;
 enum { KV_PAGE_SLOTS = 64 }; /* default page size */
 
 struct kv_cache_options {
-    int n_slots, n_layers, n_kv_heads, head_dim;
+    int n_slots, n_layers, n_kv_heads;
+    int head_dim;         /* even for BF16: products of bf16 take pairs */
     int max_len;          /* longest sequence, tokens */
     int page_slots;       /* 0 = KV_PAGE_SLOTS; a multiple of 32 */
     const int *window;    /* (n_layers, n_kv_heads), each >= 1; copied, values above max_len as max_len (the same rule) */

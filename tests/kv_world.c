@@ -34,7 +34,7 @@ void kv_world_open(struct kv_world *w, const struct ops *ops, enum dtype dtype, 
     memset(w, 0, sizeof *w);
     w->g = *g;
     w->cache_dtype = cache_dtype;
-    w->b = backend_open(ops, dtype);
+    w->b = backend_open_on(ops, dtype, g->n_threads ? g->n_threads : 1);
     if (kv_cache_create(ops, w->b.dev, &o, &w->cache, &err))
         fail_msg("kv_cache_create: %s", err.message);
     w->out = zalloc(rows * heads * (size_t)g->head_dim, sizeof *w->out);

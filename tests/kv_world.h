@@ -16,6 +16,7 @@ struct kv_geometry {
     double scale, softcap;
     double magnitude;     /* inputs are uniform in +- magnitude */
     uint64_t seed;
+    int n_threads;        /* 0 = 1 */
 };
 
 struct kv_geometry kv_geometry_random(struct rnd *r, int max_len);

@@ -30,14 +30,18 @@ void rnd_fill(struct rnd *r, double *x, size_t n, double lo, double hi) {
         x[i] = rnd_real(r, lo, hi);
 }
 
-struct backend backend_open(const struct ops *ops, enum dtype dtype) {
+struct backend backend_open_on(const struct ops *ops, enum dtype dtype, int n_threads) {
     struct backend b = {.ops = ops, .act = dtype, .real = dtype == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32};
-    struct device_options options = {.n_threads = 2, .dtype = dtype};
+    struct device_options options = {.n_threads = n_threads, .dtype = dtype};
     struct err err = {0};
     if (ops->open(&options, &b.dev, &err))
         fail_msg("%s does not open: %s", ops->name, err.message);
     assert_int_equal(ops->device_dtype(b.dev), dtype);
     return b;
+}
+
+struct backend backend_open(const struct ops *ops, enum dtype dtype) {
+    return backend_open_on(ops, dtype, 2);
 }
 
 void backend_close(struct backend *b) {

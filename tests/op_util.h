@@ -29,7 +29,8 @@ struct backend {
     enum dtype act, real; /* act elements; "f32" elements */
 };
 
-struct backend backend_open(const struct ops *ops, enum dtype dtype);
+struct backend backend_open(const struct ops *ops, enum dtype dtype);                /* 2 threads */
+struct backend backend_open_on(const struct ops *ops, enum dtype dtype, int n_threads);
 void backend_close(struct backend *b);
 void backend_sync(const struct backend *b);
 

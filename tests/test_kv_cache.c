@@ -25,9 +25,9 @@ static void test_bad_options(void **state) {
     (void)state;
     struct backend b = backend_open(ops_ref(), DTYPE_F32);
     static const int no_window[] = {10, 20, 0, 40};
-    struct kv_cache_options bad[6];
-    static const char *const words[6] = {"slots", "multiple of 32", "sinks", "layer 1, KV head 0", "max_len", "smaller"};
-    for (int i = 0; i < 6; i++)
+    struct kv_cache_options bad[7];
+    static const char *const words[7] = {"slots", "multiple of 32", "sinks", "layer 1, KV head 0", "max_len", "smaller", "--dtype f32"};
+    for (int i = 0; i < 7; i++)
         bad[i] = options_2x2();
     bad[0].n_slots = 0;
     bad[1].page_slots = 48;
@@ -35,7 +35,9 @@ static void test_bad_options(void **state) {
     bad[3].window = no_window;
     bad[4].max_len = 0;
     bad[5].n_slots = bad[5].max_len = INT_MAX / 2;
-    for (int i = 0; i < 6; i++) {
+    bad[6].dtype = DTYPE_BF16;
+    bad[6].head_dim = 7;
+    for (int i = 0; i < 7; i++) {
         struct kv_cache *cache = NULL;
         struct err err = {0};
         int rc = kv_cache_create(b.ops, b.dev, &bad[i], &cache, &err);

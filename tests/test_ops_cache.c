@@ -44,12 +44,14 @@ static void compare_attention(const struct kv_world *got, const struct kv_world 
     }
 }
 
-static struct kv_geometry geometry(struct rnd *r) {
+static struct kv_geometry geometry(struct rnd *r, enum dtype dtype) {
     static const int dims[] = {16, 32, 64, 64, 80, 96, 128, 256, 7}, groups[] = {1, 2, 3, 4, 7, 8};
     struct kv_geometry g = kv_geometry_random(r, rnd_int(r, 60, 200));
     g.head_dim = dims[rnd_int(r, 0, 8)];
+    g.head_dim += dtype == DTYPE_BF16 && g.head_dim % 2; /* kv_cache.h */
     g.group = groups[rnd_int(r, 0, 5)];
     g.n_layers = g.n_layers > 2 ? 2 : g.n_layers;
+    g.n_threads = 1 + r->seed % 4 / 3; /* most on one: idle threads spin, and tests share the machine */
     g.scale = rnd_real(r, 0.5, 2) / sqrt((double)g.head_dim);
     return g;
 }
@@ -67,7 +69,7 @@ static void poison(struct kv_world *w) {
 static void exercise(const struct ops *ops, enum dtype dtype, uint64_t seed) {
     static const int chunks[] = {1, 1, 5, 40, 130};
     struct rnd r = {.seed = seed};
-    struct kv_geometry g = geometry(&r);
+    struct kv_geometry g = geometry(&r, dtype);
     struct kv_world got, want;
     kv_world_open(&got, ops, dtype, dtype, &g);
     kv_world_open(&want, ops_ref(), dtype, dtype, &g);
@@ -133,9 +135,9 @@ static void feed_all(struct kv_world *w, int T, int chunk) {
 /* A dense run, where every mass has a known distance. A mass is off by the error of its logit and of lse, both taken from
  * the backend's own attention, and a query's masses sum to 1. */
 static void run_stats(const struct ops *ops, enum dtype dtype) {
-    for (uint64_t seed = 20; seed < 26; seed++) {
+    for (uint64_t seed = 20; seed < 24; seed++) {
         struct rnd r = {.seed = seed};
-        struct kv_geometry g = geometry(&r);
+        struct kv_geometry g = geometry(&r, dtype);
         struct kv_world w[2];
         int window = rnd_int(&r, 1, 40), sinks = rnd_int(&r, 0, 5), chunk = rnd_int(&r, 1, 50);
         g.density = 1;
@@ -164,7 +166,7 @@ static void test_stats(void **state) {
 /* Equal calls give equal bits; other chunks give equal counts (the mask) and attention up to rounding. */
 static void run_repeat(const struct ops *ops, enum dtype dtype) {
     struct rnd r = {.seed = 31};
-    struct kv_geometry g = geometry(&r);
+    struct kv_geometry g = geometry(&r, dtype);
     static const int chunks[] = {64, 64, 1, 7, 512};
     struct kv_world first;
     kv_world_open(&first, ops, dtype, dtype, &g);

@@ -35,6 +35,7 @@ static void world_exercise(uint64_t seed, enum dtype dtype, enum dtype cache_dty
     struct rnd r = {.seed = seed};
     struct kv_geometry g = kv_geometry_random(&r, rnd_int(&r, 20, 260));
     struct kv_world w;
+    g.head_dim += cache_dtype == DTYPE_BF16 && g.head_dim % 2; /* kv_cache.h */
     kv_world_open(&w, ops_ref(), dtype, cache_dtype, &g);
     for (int step = 0; step < 14; step++) {
         int slots[WORLD_MAX_SLOTS], n_rows[WORLD_MAX_SLOTS], before[WORLD_MAX_SLOTS], n_seq = 0;
