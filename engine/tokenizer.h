@@ -19,6 +19,9 @@ struct token_list { /* a zeroed struct is empty; free data */
 
 /* Reads FILE (a tokenizer.json). Parts that are not supported are refused by name. */
 int tokenizer_open(const char *path, struct tokenizer **out, struct err *err);
+
+/* The same from memory; `where` is put into errors. */
+int tokenizer_parse(const char *json, size_t n, const char *where, struct tokenizer **out, struct err *err);
 void tokenizer_free(struct tokenizer *tokenizer);
 
 /* Appends the ids of n bytes of valid UTF-8 (checked: ERR_INPUT with the byte offset), added tokens matched, without the
