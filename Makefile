@@ -21,13 +21,14 @@ endif
 ifneq ($(SAN),)
 # Sanitized objects live in a tree of their own, so that switching does not rebuild everything twice.
 comma   := ,
-BUILD   := $(BUILD)/san-$(subst $(comma),-,$(SAN))
+override BUILD := $(BUILD)/san-$(subst $(comma),-,$(SAN))
 SANFLAGS := -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
 endif
 
 HDF5    := $(shell $(PKG_CONFIG) --exists hdf5-serial 2>/dev/null && echo hdf5-serial || echo hdf5)
 PACKAGES := $(HDF5) libpng jansson libpcre2-8 libutf8proc zlib libzstd libxxhash cairo
-CPPFLAGS += -I. -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DH5_USE_110_API $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
+CPPFLAGS += -I. -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DH5_USE_110_API
+CPPFLAGS += $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 LDLIBS  += $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lhdf5_hl -ldnnl -lm
 STD     := -std=c11 -fopenmp -ffp-contract=off
 
@@ -37,7 +38,8 @@ CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
-TEST_HELPERS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
+TEST_HELPERS := $(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c))
+TEST_HELPERS := $(TEST_HELPERS:%.c=$(BUILD)/obj/%.o)
 PROGRAM := $(BUILD)/spkv
 
 .PHONY: all
@@ -86,8 +88,8 @@ demo: deps ## install what is missing, build, profile the shipped model and show
 	@scripts/demo $(PROGRAM) build/demo
 
 # Programs that read files of strangers run under the sanitizers too.
-SAN_TESTS := safetensors config checkpoint tokenizer corpus sequences profile layout statistics kv_cache ref ops session \
-             heatmap page figure terminal policy
+SAN_TESTS := safetensors config checkpoint tokenizer corpus rows recall sequences sequence_ids profile layout \
+             statistics kv_cache ref ops session predictor lora heatmap page figure terminal
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test

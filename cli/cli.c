@@ -95,7 +95,8 @@ char *cli_command_line(int argc, char **argv) {
     for (int i = 0; i < argc; i++) {
         if (i)
             str_putc(&s, ' ');
-        if (i == 0 || strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,+@%") == strlen(argv[i])) {
+        if (i == 0 ||
+            strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,+@%") == strlen(argv[i])) {
             str_puts(&s, *argv[i] ? argv[i] : "''");
             continue;
         }

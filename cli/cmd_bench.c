@@ -47,7 +47,8 @@ enum { KEY_CONTEXT = 0x200, KEY_BATCHES, KEY_POLICIES, KEY_RUNS, KEY_STEPS, KEY_
 static const struct argp_option argp_options[] = {
     {"contexts", KEY_CONTEXT, "N,...", 0, "tokens per sequence (512,2048)", 1},
     {"batches", KEY_BATCHES, "N,...", 0, "sequences run together (1)", 1},
-    {"policies", KEY_POLICIES, "P;P;...", 0, "policies, separated by semicolons (full, and spkv where there is a predictor)", 1},
+    {"policies", KEY_POLICIES, "P;P;...", 0, "policies, separated by semicolons (full, and spkv where there is a predictor)",
+     1},
     {"runs", KEY_RUNS, "N", 0, "runs of each row, the first warm-up not counted (5)", 1},
     {"steps", KEY_STEPS, "N", 0, "decode steps timed in each run (16)", 1},
     {"what", KEY_WHAT, "prefill|decode|both", 0, "what to time (both)", 1},
@@ -129,7 +130,8 @@ static double measure_gemm(const struct roofline *r, const struct loaded *l, str
     for (int i = 0; i < 4; i++) {
         uint64_t start = clock_us();
         for (int j = 0; j < 4; j++)
-            l->ops->linear(l->dev, &(struct linear_args){.w = r->weight, .x = r->x, .y = r->y, .n_rows = GEMM_ROWS, .ld_y = GEMM_WIDTH});
+            l->ops->linear(l->dev, &(struct linear_args){
+                                       .w = r->weight, .x = r->x, .y = r->y, .n_rows = GEMM_ROWS, .ld_y = GEMM_WIDTH});
         if (l->ops->sync(l->dev, err) != OK)
             return 0;
         best = fmax(best, 4 * 2e-3 * GEMM_ROWS * GEMM_WIDTH * GEMM_WIDTH / (double)(clock_us() - start + 1));
@@ -155,7 +157,8 @@ static int feed_random(const struct loaded *l, struct session *s, int batch, int
     size_t rows = (size_t)batch * (size_t)chunk;
     int32_t *ids = mem_alloc(rows, sizeof *ids, "tokens", err), *target = mem_alloc(rows, sizeof *target, "tokens", err);
     float *loss = mem_alloc(rows, sizeof *loss, "losses", err);
-    int *slots = mem_alloc((size_t)batch, sizeof *slots, "slots", err), *counts = mem_alloc((size_t)batch, sizeof *counts, "slots", err);
+    int *slots = mem_alloc((size_t)batch, sizeof *slots, "slots", err),
+        *counts = mem_alloc((size_t)batch, sizeof *counts, "slots", err);
     const int32_t **tokens = mem_alloc((size_t)batch, sizeof *tokens, "slots", err);
     int rc = ids && target && loss && slots && counts && tokens ? OK : ERR_MEMORY;
     for (int at = 0; at < n && rc == OK; at += chunk) {
@@ -276,19 +279,20 @@ static double median(double *v, int n) {
 static void print_row(const struct loaded *l, const struct bench_options *o, struct bench_row *row, const char *command) {
     char host[64] = "?";
     gethostname(host, sizeof host - 1);
-    double tok = median(row->tok_per_s, row->n_runs), share = median(row->share, row->n_runs), peak = median(row->peak, row->n_runs);
-    printf("%s,\"%s\",%d,%d,%d,%s,%d,%d,%.2f,%.2f,%.3f,%.1f,%s,%.0f,%s,%s,\"%s\",\"%s\"\n", row->what, row->policy, row->batch,
-           row->context, o->run.chunk, l->dtype_name, l->ops->device_threads(l->dev), row->n_runs, tok, row->tok_per_s[0], share,
-           peak, strcmp(row->what, "prefill") == 0 ? "gemm_gflop_per_s" : "read_gb_per_s", row->kv_bytes, l->ops->name, cli_commit,
-           l->ops->device_describe(l->dev), command);
+    double tok = median(row->tok_per_s, row->n_runs), share = median(row->share, row->n_runs),
+           peak = median(row->peak, row->n_runs);
+    printf("%s,\"%s\",%d,%d,%d,%s,%d,%d,%.2f,%.2f,%.3f,%.1f,%s,%.0f,%s,%s,\"%s\",\"%s\"\n", row->what, row->policy,
+           row->batch, row->context, o->run.chunk, l->dtype_name, l->ops->device_threads(l->dev), row->n_runs, tok,
+           row->tok_per_s[0], share, peak, strcmp(row->what, "prefill") == 0 ? "gemm_gflop_per_s" : "read_gb_per_s",
+           row->kv_bytes, l->ops->name, cli_commit, l->ops->device_describe(l->dev), command);
     fflush(stdout);
 }
 
 typedef int run_function(const struct loaded *, const struct bench_options *, const struct roofline *, struct session *,
                          struct bench_row *, int, struct err *);
 
-static int bench_one(const struct loaded *l, const struct bench_options *o, const struct roofline *roof, const struct policy *policy,
-                     struct bench_row *row, run_function *function, struct err *err) {
+static int bench_one(const struct loaded *l, const struct bench_options *o, const struct roofline *roof,
+                     const struct policy *policy, struct bench_row *row, run_function *function, struct err *err) {
     int max_len = row->context + (o->n_runs + 2) * o->n_steps, limit = l->model->config->max_positions;
     struct session_options options = {.n_slots = row->batch, .max_len = max_len < limit ? max_len : limit, .policy = policy,
                                       .max_rows = (size_t)row->batch * (size_t)o->run.chunk};
@@ -302,9 +306,13 @@ static int bench_one(const struct loaded *l, const struct bench_options *o, cons
 
 static int bench_all(const struct loaded *l, const struct bench_options *o, const struct roofline *roof, const char *command,
                      struct err *err) {
-    static const struct { const char *name; run_function *function; } kinds[] = {{"prefill", run_prefill}, {"decode", run_decode}};
+    static const struct {
+        const char *name;
+        run_function *function;
+    } kinds[] = {{"prefill", run_prefill}, {"decode", run_decode}};
     int rc = OK;
-    puts("what,policy,batch,context_tok,chunk_tok,dtype,threads,runs,median_tok_per_s,min_tok_per_s,share_of_peak,peak,peak_unit,"
+    puts("what,policy,batch,context_tok,chunk_tok,dtype,threads,runs,median_tok_per_s,min_tok_per_s,share_of_peak,peak,peak_"
+         "unit,"
          "kv_bytes,backend,commit,machine,command");
     for (int p = 0; p < o->n_policies && rc == OK; p++) {
         struct policy *policy;
@@ -327,9 +335,15 @@ static int bench_all(const struct loaded *l, const struct bench_options *o, cons
 
 int cmd_bench(int argc, char **argv) {
     static const struct argp_child children[] = {{&run_options_argp, 0, "Model and policy:", 5}, {0}};
-    static const struct argp argp = {argp_options, parse, "MODEL",
-        "Prefill (losses included) and decode speed over context, batch and policy: CSV with medians and the share of the GEMM rate "
-        "or read bandwidth measured in the same run.", children, NULL, NULL};
+    static const struct argp argp = {argp_options,
+                                     parse,
+                                     "MODEL",
+                                     "Prefill (losses included) and decode speed over context, batch and policy: CSV with "
+                                     "medians and the share of the GEMM rate "
+                                     "or read bandwidth measured in the same run.",
+                                     children,
+                                     NULL,
+                                     NULL};
     struct bench_options o = {.run = run_options_default(), .contexts = {2, {512, 2048}}, .batches = {1, {1}}, .n_runs = 5,
                               .n_steps = DECODE_STEPS, .prefill = true, .decode = true};
     struct loaded l;

@@ -63,7 +63,8 @@ static int read_prompt(const struct generate_options *o, const struct loaded *l,
     const int32_t *prefix = tokenizer_prefix(l->tokenizer, &n_prefix);
     int bos = l->model->config->bos_id, rc = OK;
     if (o->prompt_file)
-        rc = file_read_all(strcmp(o->prompt_file, "-") == 0 ? "/dev/stdin" : o->prompt_file, (size_t)1 << 30, &text, &n, err);
+        rc =
+            file_read_all(strcmp(o->prompt_file, "-") == 0 ? "/dev/stdin" : o->prompt_file, (size_t)1 << 30, &text, &n, err);
     if (rc == OK)
         rc = mem_grow(&ids->data, &ids->cap, n_prefix + 1, sizeof *ids->data, "a prompt", err);
     if (rc == OK && n_prefix)
@@ -119,7 +120,8 @@ static void print_new(const struct loaded *l, struct generation *g, size_t *prin
     }
 }
 
-static int generate(const struct generate_options *o, const struct loaded *l, struct session *s, struct generation *g, struct err *err) {
+static int generate(const struct generate_options *o, const struct loaded *l, struct session *s, struct generation *g,
+                    struct err *err) {
     const volatile sig_atomic_t *stop = cli_stop_flag();
     size_t printed = 0;
     int slot = 0, one = 1, max_length = o->max_length;
@@ -154,8 +156,8 @@ static int generate(const struct generate_options *o, const struct loaded *l, st
     return rc;
 }
 
-static int print_statistics(const struct generate_options *o, const struct loaded *l, struct session *s, struct generation *g,
-                            struct err *err) {
+static int print_statistics(const struct generate_options *o, const struct loaded *l, struct session *s,
+                            struct generation *g, struct err *err) {
     struct kv_counts counts = {0};
     size_t n_new = g->ids.len - g->n_prompt;
     int rc = kv_cache_read_counts(session_cache(s), 0, &counts, err);
@@ -165,17 +167,20 @@ static int print_statistics(const struct generate_options *o, const struct loade
     if (o->run.json) {
         str_clear(&g->text);
         tokenizer_decode(l->tokenizer, g->ids.data, g->ids.len, true, &g->text);
-        json_t *root = json_pack("{s:s, s:i, s:s, s:o, s:I, s:I, s:f, s:f, s:I, s:I, s:I}", "schema", "spkv-generate", "version", 1,
-            "text", str_text(&g->text), "policy", json_loads(str_text(&l->policy->parameters), 0, NULL),
-            "n_prompt_tok", (json_int_t)g->n_prompt, "n_new_tok", (json_int_t)n_new, "prefill_seconds", g->prefill_seconds,
-            "decode_tok_per_s", speed, "cache_bytes_used", (json_int_t)counts.used_bytes,
-            "cache_bytes_allocated", (json_int_t)counts.allocated_bytes, "cache_bytes_full", (json_int_t)counts.full_bytes);
+        json_t *root = json_pack(
+            "{s:s, s:i, s:s, s:o, s:I, s:I, s:f, s:f, s:I, s:I, s:I}", "schema", "spkv-generate", "version", 1, "text",
+            str_text(&g->text), "policy", json_loads(str_text(&l->policy->parameters), 0, NULL), "n_prompt_tok",
+            (json_int_t)g->n_prompt, "n_new_tok", (json_int_t)n_new, "prefill_seconds", g->prefill_seconds,
+            "decode_tok_per_s", speed, "cache_bytes_used", (json_int_t)counts.used_bytes, "cache_bytes_allocated",
+            (json_int_t)counts.allocated_bytes, "cache_bytes_full", (json_int_t)counts.full_bytes);
         json_dumpf(root, stdout, JSON_INDENT(1));
         putchar('\n');
         json_decref(root);
     } else if (!o->run.quiet) {
-        fprintf(stderr, "spkv: %zu + %zu tokens, prefill %.2f s, decode %.1f tok/s, policy %s: cache %.1f KB used, %.1f allocated, "
-                "%.1f in full\n", g->n_prompt, n_new, g->prefill_seconds, speed, l->policy->name, (double)counts.used_bytes / 1024,
+        fprintf(stderr,
+                "spkv: %zu + %zu tokens, prefill %.2f s, decode %.1f tok/s, policy %s: cache %.1f KB used, %.1f allocated, "
+                "%.1f in full\n",
+                g->n_prompt, n_new, g->prefill_seconds, speed, l->policy->name, (double)counts.used_bytes / 1024,
                 (double)counts.allocated_bytes / 1024, (double)counts.full_bytes / 1024);
     }
     return OK;
@@ -198,8 +203,11 @@ int cmd_generate(int argc, char **argv) {
         int limit = l.model->config->max_positions, wanted = (int)g.ids.len + o.n_new;
         g.n_prompt = g.ids.len;
         o.max_length = o.max_length ? o.max_length : wanted < limit ? wanted : limit;
-        struct session_options options = {.n_slots = 1, .max_len = o.max_length, .policy = l.policy, .dense_prefill = o.run.dense_prefill,
-            .max_rows = g.ids.len < (size_t)o.run.chunk ? g.ids.len : (size_t)o.run.chunk};
+        struct session_options options = {.n_slots = 1,
+                                          .max_len = o.max_length,
+                                          .policy = l.policy,
+                                          .dense_prefill = o.run.dense_prefill,
+                                          .max_rows = g.ids.len < (size_t)o.run.chunk ? g.ids.len : (size_t)o.run.chunk};
         rc = session_create(l.model, &options, &s, &err);
     }
     if (rc == OK && (rc = generate(&o, &l, s, &g, &err)) == OK)

@@ -78,18 +78,21 @@ static void compute(const struct checkpoint *checkpoint, const struct info_optio
 static void print_json(struct checkpoint *checkpoint, const struct info_options *o, const struct info *info) {
     const struct model_config *c = checkpoint_config(checkpoint);
     const struct predictor_config *p = checkpoint_predictor(checkpoint);
-    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:f, s:i, s:i, s:f, s:f, s:f}",
-        "schema", "spkv-info", "version", 1, "model", o->model, "model_type", model_type_name(c->type), "n_layers", c->n_layers,
-        "n_heads", c->n_heads, "n_kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "d_model", c->d_model, "d_ffn", c->d_ffn,
-        "vocab_size", c->vocab_size, "max_positions", c->max_positions, "n_sliding_layers", info->n_sliding,
-        "n_params", (json_int_t)info->n_params, "n_predictor_params", (json_int_t)info->n_predictor_params,
+    json_t *root = json_pack(
+        "{s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:f, s:i, s:i, s:f, s:f, s:f}",
+        "schema", "spkv-info", "version", 1, "model", o->model, "model_type", model_type_name(c->type), "n_layers",
+        c->n_layers, "n_heads", c->n_heads, "n_kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "d_model", c->d_model,
+        "d_ffn", c->d_ffn, "vocab_size", c->vocab_size, "max_positions", c->max_positions, "n_sliding_layers",
+        info->n_sliding, "n_params", (json_int_t)info->n_params, "n_predictor_params", (json_int_t)info->n_predictor_params,
         "weight_bytes", (json_int_t)info->weight_bytes, "kv_bytes_per_tok", info->kv_bytes_per_tok, "batch", o->batch,
-        "context", o->context, "density", o->density, "cache_bytes_full", info->cache_bytes_full,
-        "cache_bytes_at_density", info->cache_bytes_at_density);
+        "context", o->context, "density", o->density, "cache_bytes_full", info->cache_bytes_full, "cache_bytes_at_density",
+        info->cache_bytes_at_density);
     if (p)
-        json_object_set_new(root, "predictor", json_pack("{s:i, s:f, s:s, s:s, s:s}", "window", p->window, "threshold", p->threshold,
-            "comparison", p->strict ? ">" : ">=", "input", p->input == PREDICTOR_NORMED ? "normed" : "residual",
-            "output", p->sigmoid ? "sigmoid" : "identity"));
+        json_object_set_new(root, "predictor",
+                            json_pack("{s:i, s:f, s:s, s:s, s:s}", "window", p->window, "threshold", p->threshold,
+                                      "comparison", p->strict ? ">" : ">=", "input",
+                                      p->input == PREDICTOR_NORMED ? "normed" : "residual", "output",
+                                      p->sigmoid ? "sigmoid" : "identity"));
     if (o->hash) {
         json_object_set_new(root, "model_hash", json_string(checkpoint_model_hash(checkpoint)));
         json_object_set_new(root, "base_model_hash", json_string(checkpoint_base_hash(checkpoint)));
@@ -107,7 +110,8 @@ static void print_text(struct checkpoint *checkpoint, const struct info_options 
            (double)info->weight_bytes * 1e-6);
     printf("  layers      %d of width %d, MLP %d, vocabulary %d%s\n", c->n_layers, c->d_model, c->d_ffn, c->vocab_size,
            c->tie_embeddings ? " (tied)" : "");
-    printf("  attention   %d query heads, %d KV heads, head_dim %d, context %d\n", c->n_heads, c->n_kv_heads, c->head_dim, c->max_positions);
+    printf("  attention   %d query heads, %d KV heads, head_dim %d, context %d\n", c->n_heads, c->n_kv_heads, c->head_dim,
+           c->max_positions);
     if (info->n_sliding)
         printf("  sliding     %d of %d layers have a window of their own\n", info->n_sliding, c->n_layers);
     if (p)
@@ -116,15 +120,18 @@ static void print_text(struct checkpoint *checkpoint, const struct info_options 
     else
         printf("  predictor   none: a dense checkpoint (profile runs it in full and records far attention)\n");
     printf("  cache       %.0f bytes per token in bf16; %d x %d tokens: %.1f MB in full, %.1f MB at density %g\n",
-           info->kv_bytes_per_tok, o->batch, o->context, info->cache_bytes_full * 1e-6, info->cache_bytes_at_density * 1e-6, o->density);
+           info->kv_bytes_per_tok, o->batch, o->context, info->cache_bytes_full * 1e-6, info->cache_bytes_at_density * 1e-6,
+           o->density);
     if (o->hash)
-        printf("  hash        %s (without predictor: %s)\n", checkpoint_model_hash(checkpoint), checkpoint_base_hash(checkpoint));
+        printf("  hash        %s (without predictor: %s)\n", checkpoint_model_hash(checkpoint),
+               checkpoint_base_hash(checkpoint));
     if (checkpoint_warning(checkpoint))
         printf("  warning     %s\n", checkpoint_warning(checkpoint));
 }
 
 int cmd_info(int argc, char **argv) {
-    static const struct argp argp = {argp_options, parse, "MODEL", "What a checkpoint is and what it needs.", NULL, NULL, NULL};
+    static const struct argp argp = {argp_options, parse, "MODEL", "What a checkpoint is and what it needs.",
+                                     NULL,         NULL,  NULL};
     struct info_options o = {.batch = 1, .density = 0.25};
     struct checkpoint *checkpoint = NULL;
     struct info info;

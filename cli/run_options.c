@@ -11,18 +11,35 @@
 #include "cli/cli.h"
 #include "kernels/cpu/cpu.h"
 
-enum { KEY_POLICY = 0x100, KEY_PREDICTOR, KEY_WINDOW, KEY_SINKS, KEY_THRESHOLD, KEY_DTYPE, KEY_BACKEND, KEY_THREADS, KEY_SEED,
-       KEY_BATCH, KEY_CHUNK, KEY_PREFILL, KEY_JSON };
+enum {
+    KEY_POLICY = 0x100,
+    KEY_PREDICTOR,
+    KEY_WINDOW,
+    KEY_SINKS,
+    KEY_THRESHOLD,
+    KEY_DTYPE,
+    KEY_BACKEND,
+    KEY_THREADS,
+    KEY_SEED,
+    KEY_BATCH,
+    KEY_CHUNK,
+    KEY_PREFILL,
+    KEY_JSON
+};
 
 static const struct argp_option argp_options[] = {
-    {"policy", KEY_POLICY, "NAME[:KEY=VALUE,...]", 0, "which pairs the cache keeps: full, window, random:density=X, spkv, "
-     "layout:file=F (default: spkv when the checkpoint has a predictor, else full)", 10},
+    {"policy", KEY_POLICY, "NAME[:KEY=VALUE,...]", 0,
+     "which pairs the cache keeps: full, window, random:density=X, spkv, "
+     "layout:file=F (default: spkv when the checkpoint has a predictor, else full)",
+     10},
     {"predictor", KEY_PREDICTOR, "DIR", 0, "utility predictor in a directory of its own", 10},
-    {"window", KEY_WINDOW, "N", 0, "tokens that are always visible, the current one included (the predictor's, else 128)", 10},
+    {"window", KEY_WINDOW, "N", 0, "tokens that are always visible, the current one included (the predictor's, else 128)",
+     10},
     {"sinks", KEY_SINKS, "N", 0, "first positions that stay visible for ever (0)", 10},
     {"threshold", KEY_THRESHOLD, "X", 0, "a pair is kept when its utility reaches X (the predictor's, else 0.5)", 10},
     {"prefill", KEY_PREFILL, "pruned|dense", 0, "whether gates act while a prompt is read (pruned)", 10},
-    {"dtype", KEY_DTYPE, "auto|f32|bf16", 0, "of matrix operands and cache (auto: bf16 for bf16 checkpoints where the processor multiplies it fast)", 11},
+    {"dtype", KEY_DTYPE, "auto|f32|bf16", 0,
+     "of matrix operands and cache (auto: bf16 for bf16 checkpoints where the processor multiplies it fast)", 11},
     {"backend", KEY_BACKEND, "auto|ref|cpu|cuda", 0, "where to compute (auto)", 11},
     {"threads", KEY_THREADS, "N", 0, "processor threads (all)", 11},
     {"batch", KEY_BATCH, "N", 0, "sequences run together", 11},
@@ -39,8 +56,8 @@ static const char *one_of(const struct argp_state *state, const char *option, co
     for (int i = 0; i < 4; i++)
         if (choices[i] && strcmp(arg, choices[i]) == 0)
             return choices[i];
-    argp_error(state, "--%s: \"%s\" is not one of %s, %s%s%s%s%s", option, arg, a, b, c ? ", " : "", c ? c : "", d ? ", " : "",
-               d ? d : "");
+    argp_error(state, "--%s: \"%s\" is not one of %s, %s%s%s%s%s", option, arg, a, b, c ? ", " : "", c ? c : "",
+               d ? ", " : "", d ? d : "");
     return a;
 }
 
@@ -58,7 +75,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_SEED: o->seed = (uint64_t)cli_parse_int(state, "seed", arg, 0, LLONG_MAX); break;
     case KEY_BATCH: o->batch = (int)cli_parse_int(state, "batch", arg, 1, 4096); break;
     case KEY_CHUNK: o->chunk = (int)cli_parse_int(state, "chunk", arg, 1, 1 << 20); break;
-    case KEY_PREFILL: o->dense_prefill = strcmp(one_of(state, "prefill", arg, "pruned", "dense", NULL, NULL), "dense") == 0; break;
+    case KEY_PREFILL:
+        o->dense_prefill = strcmp(one_of(state, "prefill", arg, "pruned", "dense", NULL, NULL), "dense") == 0;
+        break;
     case KEY_JSON: o->json = true; break;
     case 'q': o->quiet = true; break;
     default: return ARGP_ERR_UNKNOWN;
@@ -69,7 +88,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 const struct argp run_options_argp = {argp_options, parse, NULL, NULL, NULL, NULL, NULL};
 
 struct run_options_cli run_options_default(void) {
-    return (struct run_options_cli){.sinks = -1, .threshold = NAN, .dtype = "auto", .backend = "auto", .batch = 4, .chunk = 512};
+    return (struct run_options_cli){
+        .sinks = -1, .threshold = NAN, .dtype = "auto", .backend = "auto", .batch = 4, .chunk = 512};
 }
 
 /* The bytes of most of a model's weights: the first matrix decides. */
@@ -109,7 +129,8 @@ static int load_layout(void *self, const char *path, struct policy_layout *out, 
     for (int l = 0; l < c->n_layers; l++)
         sliding[l] = (uint32_t)c->layers[l].sliding_window;
     const char *base_hash = layout->base_model_hash[0] ? checkpoint_base_hash(checkpoint) : "";
-    if ((rc = layout_check_model(layout, (uint32_t)c->n_layers, (uint32_t)c->n_kv_heads, sliding, base_hash, path, err)) != OK ||
+    if ((rc = layout_check_model(layout, (uint32_t)c->n_layers, (uint32_t)c->n_kv_heads, sliding, base_hash, path, err)) !=
+            OK ||
         (rc = file_hash(path, hash, err)) != OK)
         goto out;
     for (size_t i = 0; i < n; i++) {
@@ -132,7 +153,8 @@ out:
     return rc;
 }
 
-int loaded_policy(const struct loaded *l, const struct run_options_cli *o, const char *spec, struct policy **out, struct err *err) {
+int loaded_policy(const struct loaded *l, const struct run_options_cli *o, const char *spec, struct policy **out,
+                  struct err *err) {
     struct policy_request request = {
         .model = checkpoint_config(l->checkpoint), .predictor = checkpoint_predictor(l->checkpoint), .window = o->window,
         .sinks = o->sinks, .threshold = o->threshold, .seed = o->seed, .load_layout = load_layout, .self = l->checkpoint};

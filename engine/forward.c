@@ -6,16 +6,18 @@ static float *real_at(const struct model *m, float *base, size_t i) {
     return (float *)(void *)((char *)base + i * real_size(m->ops, m->dev));
 }
 
-static void norm(const struct model *m, const struct step *s, float *x, const float *add, const float *weight, float *out_f32,
-                 void *out_act) {
+static void norm(const struct model *m, const struct step *s, float *x, const float *add, const float *weight,
+                 float *out_f32, void *out_act) {
     m->ops->rmsnorm(m->dev, &(struct rmsnorm_args){
         .x = x, .add = add, .weight = weight, .eps = (float)m->config->rms_norm_eps, .plus_one = m->config->norm_plus_one,
         .n_rows = s->n_rows, .n_groups = 1, .n_cols = (size_t)m->config->d_model, .ld_x = (size_t)m->config->d_model,
         .out_f32 = out_f32, .out_act = out_act});
 }
 
-static void project(const struct model *m, const struct step *s, const struct weight *w, const float *bias, float *y, size_t ld) {
-    m->ops->linear(m->dev, &(struct linear_args){.w = w, .x = s->a->act, .bias = bias, .y = y, .n_rows = s->n_rows, .ld_y = ld});
+static void project(const struct model *m, const struct step *s, const struct weight *w, const float *bias, float *y,
+                    size_t ld) {
+    m->ops->linear(m->dev,
+                   &(struct linear_args){.w = w, .x = s->a->act, .bias = bias, .y = y, .n_rows = s->n_rows, .ld_y = ld});
 }
 
 /* Norm per head (Qwen3, Gemma 3) and rotation of n_heads heads that lie side by side at x. */
@@ -40,15 +42,15 @@ static void score(const struct model *m, const struct step *s, int l, float *uti
     size_t n_kv_heads = (size_t)m->config->n_kv_heads;
     bool sliding = m->config->layers[l].sliding_window > 0;
     if (sliding || policy->scorer == SCORER_CONST)
-        m->ops->score_const(m->dev, real_at(m, (float *)(uintptr_t)s->head_score, (size_t)l * n_kv_heads), s->n_rows, n_kv_heads,
-                            utility);
+        m->ops->score_const(m->dev, real_at(m, (float *)(uintptr_t)s->head_score, (size_t)l * n_kv_heads), s->n_rows,
+                            n_kv_heads, utility);
     else if (policy->scorer == SCORER_RANDOM)
         m->ops->score_random(m->dev, &s->batch, policy->seed, l, n_kv_heads, utility);
     else
         m->ops->predict(m->dev, &(struct predict_args){
             .h = m->predictor->input == PREDICTOR_NORMED ? s->a->h : s->a->x,
-            .fc1 = w->fc1, .b1 = w->b1, .fc2 = w->fc2, .b2 = w->b2, .act = m->predictor->act, .sigmoid = m->predictor->sigmoid,
-            .n_rows = s->n_rows, .n_kv_heads = n_kv_heads, .u = utility});
+            .fc1 = w->fc1, .b1 = w->b1, .fc2 = w->fc2, .b2 = w->b2, .act = m->predictor->act,
+            .sigmoid = m->predictor->sigmoid, .n_rows = s->n_rows, .n_kv_heads = n_kv_heads, .u = utility});
     m->ops->gate(m->dev, utility, s->n_rows * n_kv_heads, (float)policy->threshold, policy->strict, open);
 }
 

@@ -47,7 +47,8 @@ static float *load_vector(struct loader *l, const char *name, size_t n) {
     const struct tensor *tensor;
     char full[160];
     float *wide, *out = NULL;
-    if (l->rc != OK || (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 1, n, 0, &tensor, l->err)) != OK ||
+    if (l->rc != OK ||
+        (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 1, n, 0, &tensor, l->err)) != OK ||
         (l->rc = tensor_check_finite(tensor, l->err)) != OK)
         return NULL;
     if (!(wide = mem_alloc(n, sizeof *wide, full, l->err))) {
@@ -80,7 +81,8 @@ static struct weight *prepare_owned(struct loader *l, float **data, size_t n_row
     if (l->rc != OK || !*data ||
         (l->rc = mem_grow(&m->owned, &m->owned_cap, m->n_owned + 1, sizeof *m->owned, "weights", l->err)) != OK)
         return NULL;
-    l->rc = l->ops->weight_prepare(l->dev, &(struct host_matrix){*data, DTYPE_F32, n_rows, n_cols}, use, &out, &borrowed, l->err);
+    l->rc = l->ops->weight_prepare(l->dev, &(struct host_matrix){*data, DTYPE_F32, n_rows, n_cols}, use, &out, &borrowed,
+                                   l->err);
     if (l->rc == OK && borrowed) {
         m->owned[m->n_owned++] = *data;
         *data = NULL;
@@ -93,7 +95,8 @@ static struct weight *load_matrix(struct loader *l, const char *name, size_t n_r
     struct weight *out = NULL;
     float *merged = NULL;
     char full[160];
-    if (l->rc != OK || (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 2, n_rows, n_cols, &tensor, l->err)) != OK ||
+    if (l->rc != OK ||
+        (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 2, n_rows, n_cols, &tensor, l->err)) != OK ||
         (l->rc = tensor_check_finite(tensor, l->err)) != OK ||
         (l->rc = lora_merge(l->checkpoint, full, n_rows, n_cols, &merged, l->err)) != OK)
         return NULL;
@@ -113,7 +116,8 @@ static float *load_bias(struct loader *l, bool wanted, const char *name, size_t 
 
 static void load_attention(struct loader *l, struct model_layer *w) {
     const struct model_config *c = l->model->config;
-    size_t d = (size_t)c->d_model, n_q = (size_t)c->n_heads * (size_t)c->head_dim, n_kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
+    size_t d = (size_t)c->d_model, n_q = (size_t)c->n_heads * (size_t)c->head_dim,
+           n_kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
     w->attention_norm = load_vector(l, "input_layernorm.weight", d);
     w->q = load_matrix(l, "self_attn.q_proj.weight", n_q, d);
     w->k = load_matrix(l, "self_attn.k_proj.weight", n_kv, d);
@@ -246,9 +250,11 @@ static void *work_array(const struct model *m, size_t max_rows, size_t n, size_t
     return out;
 }
 
-int activations_create(const struct model *m, size_t max_rows, bool attention_stats, struct activations *a, struct err *err) {
+int activations_create(const struct model *m, size_t max_rows, bool attention_stats, struct activations *a,
+                       struct err *err) {
     const struct model_config *c = m->config;
-    size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn, head_dim = (size_t)c->head_dim, real = real_size(m->ops, m->dev);
+    size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn, head_dim = (size_t)c->head_dim,
+           real = real_size(m->ops, m->dev);
     size_t n_q = (size_t)c->n_heads * head_dim, n_gates = (size_t)c->n_layers * (size_t)c->n_kv_heads;
     size_t act = dtype_size(m->ops->device_dtype(m->dev)), widest = d_ffn > n_q ? d_ffn : n_q;
     bool failed = false;
@@ -276,7 +282,8 @@ int activations_create(const struct model *m, size_t max_rows, bool attention_st
 }
 
 void activations_free(const struct model *m, struct activations *a) {
-    void *arrays[] = {a->ids, a->pos, a->x, a->delta, a->h, a->act, a->qkv, a->gate_up, a->utility, a->open, a->lse, a->final};
+    void *arrays[] = {a->ids, a->pos,     a->x,       a->delta, a->h,   a->act,
+                      a->qkv, a->gate_up, a->utility, a->open,  a->lse, a->final};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         m->ops->mem_free(m->dev, arrays[i]);
     *a = (struct activations){0};

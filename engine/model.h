@@ -32,7 +32,7 @@ struct model {
     struct weight *embed, *lm_head;               /* (vocab_size, d_model); one handle when tied */
     float *final_norm;                            /* (d_model) */
     struct model_layer *layers;                   /* (n_layers), host */
-    void **owned;                                 /* (n_owned) host memory that weights borrow: merged and predictor matrices */
+    void **owned; /* (n_owned) host memory that weights borrow: merged and predictor matrices */
     size_t n_owned, owned_cap;
     size_t weight_bytes;                          /* read by a forward pass of one token */
 };

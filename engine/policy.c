@@ -29,7 +29,8 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
         return OK;
     double x = strtod(text, &end);
     if (end == text || *end || !(x >= min && x <= max))
-        return err_set(err, ERR_USAGE, "", "--policy %s: %s=%s is not a number from %g to %g", params->spec, key, text, min, max);
+        return err_set(err, ERR_USAGE, "", "--policy %s: %s=%s is not a number from %g to %g", params->spec, key, text, min,
+                       max);
     *out = x;
     return OK;
 }
@@ -89,8 +90,12 @@ void policy_fill_score(struct policy *policy, const struct model_config *model, 
 static int resolve_common(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                           struct err *err) {
     double seed = 0;
-    policy->base_window = request->window ? request->window : request->predictor ? request->predictor->window : DEFAULT_WINDOW;
-    policy->threshold = !isnan(request->threshold) ? request->threshold : request->predictor ? request->predictor->threshold : 0.5;
+    policy->base_window = request->window      ? request->window
+                          : request->predictor ? request->predictor->window
+                                               : DEFAULT_WINDOW;
+    policy->threshold = !isnan(request->threshold) ? request->threshold
+                        : request->predictor       ? request->predictor->threshold
+                                                   : 0.5;
     policy->sinks = request->sinks >= 0 ? request->sinks : 0;
     policy->seed = request->seed;
     int rc = take_int(params, "window", 1, &policy->base_window, err);
@@ -128,11 +133,14 @@ static int refuse_leftover(const struct policy_params *params, const char *name,
 static void describe(struct policy *policy) {
     struct str own = policy->parameters;
     policy->parameters = (struct str){0};
-    str_printf(&policy->parameters, "{\"name\":\"%s\",\"window\":%d,\"sinks\":%d", policy->name, policy->base_window, policy->sinks);
+    str_printf(&policy->parameters, "{\"name\":\"%s\",\"window\":%d,\"sinks\":%d", policy->name, policy->base_window,
+               policy->sinks);
     if (policy->scorer == SCORER_PREDICTOR)
-        str_printf(&policy->parameters, ",\"threshold\":%.17g,\"comparison\":\"%s\"", policy->threshold, policy->strict ? ">" : ">=");
+        str_printf(&policy->parameters, ",\"threshold\":%.17g,\"comparison\":\"%s\"", policy->threshold,
+                   policy->strict ? ">" : ">=");
     if (policy->scorer == SCORER_RANDOM)
-        str_printf(&policy->parameters, ",\"density\":%.17g,\"seed\":%llu", policy->density, (unsigned long long)policy->seed);
+        str_printf(&policy->parameters, ",\"density\":%.17g,\"seed\":%llu", policy->density,
+                   (unsigned long long)policy->seed);
     str_puts(&policy->parameters, str_text(&own));
     str_putc(&policy->parameters, '}');
     str_free(&own);
@@ -158,7 +166,8 @@ int policy_create(const char *spec, const struct policy_request *request, struct
     }
     policy->name = class->name;
     if ((rc = resolve_common(policy, &params, request, err)) != OK ||
-        (rc = class->resolve(policy, &params, request, err)) != OK || (rc = refuse_leftover(&params, class->name, err)) != OK)
+        (rc = class->resolve(policy, &params, request, err)) != OK ||
+        (rc = refuse_leftover(&params, class->name, err)) != OK)
         goto out;
     if (policy->scorer == SCORER_CONST) {
         policy->threshold = 0.5; /* between the two constants */

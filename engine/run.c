@@ -256,7 +256,8 @@ static void destroy(struct run *r) {
         free(m->utility);
         free(m->open);
     }
-    void *arrays[] = {r->members, r->gated, r->target, r->nll, r->slots, r->n_tok, r->tokens, r->n_left, r->n_kept, r->visible};
+    void *arrays[] = {r->members, r->gated,  r->target, r->nll,    r->slots,
+                      r->n_tok,   r->tokens, r->n_left, r->n_kept, r->visible};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     session_free(r->session);

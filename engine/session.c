@@ -166,7 +166,8 @@ static int create_buffers(struct session *s, struct err *err) {
         if ((s->all_open = device_array(s, n_open, 1, &rc)))
             s->model->ops->fill(s->model->dev, s->all_open, 1, n_open);
     }
-    if (rc == OK && !(s->head_score = model_upload_real(s->model->ops, s->model->dev, s->options.policy->head_score, lanes, err)))
+    if (rc == OK &&
+        !(s->head_score = model_upload_real(s->model->ops, s->model->dev, s->options.policy->head_score, lanes, err)))
         rc = ERR_MEMORY;
     return rc;
 }
@@ -180,8 +181,9 @@ int session_create(const struct model *model, const struct session_options *opti
     s->options = *options;
     int rc = OK;
     if (options->max_len < 1 || options->max_len > model->config->max_positions)
-        rc = err_set(err, ERR_USAGE, "", "%d tokens are more than the %d positions of this model (use a smaller --max-length)",
-                     options->max_len, model->config->max_positions);
+        rc = err_set(err, ERR_USAGE, "",
+                     "%d tokens are more than the %d positions of this model (use a smaller --max-length)", options->max_len,
+                     model->config->max_positions);
     if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
@@ -196,7 +198,8 @@ int session_create(const struct model *model, const struct session_options *opti
         rc = model->ops->sync(model->dev, err);
     if (rc != OK) {
         session_free(s);
-        return err_set(err, rc, "", "out of memory for a session of %d sequences (try a smaller --batch or --chunk)", options->n_slots);
+        return err_set(err, rc, "", "out of memory for a session of %d sequences (try a smaller --batch or --chunk)",
+                       options->n_slots);
     }
     *out = s;
     return OK;
@@ -207,9 +210,11 @@ void session_free(struct session *s) {
         return;
     void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->logits, s->last_rows, s->sampled,
                          s->bin_of_distance, s->step_sums, s->all_open, s->gate_history};
-    void *on_host[] = {s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id, s->sequence_id, s->length, s->dense, s->ids,
-                       s->pos, s->host_logits, s->host_utility, s->host_open, s->staging, s->host_sums, s->far_sum,
-                       s->sink_sum, s->distance_sum};
+    void *on_host[] = {s->last.slots,  s->last.row_splits, s->last.pos0,    s->last.sequence_id,
+                       s->sequence_id, s->length,          s->dense,        s->ids,
+                       s->pos,         s->host_logits,     s->host_utility, s->host_open,
+                       s->staging,     s->host_sums,       s->far_sum,      s->sink_sum,
+                       s->distance_sum};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
         s->model->ops->mem_free(s->model->dev, on_device[i]);
     for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
@@ -243,12 +248,15 @@ static int stage(struct session *s, const struct feed *feed, struct err *err) {
         int slot = feed->slots[i], n = feed->n_tok[i];
         ASSERT(slot >= 0 && slot < s->options.n_slots && n >= 1 && last->n_rows + (size_t)n <= s->options.max_rows);
         if (n > s->options.max_len - s->length[slot])
-            return err_set(err, ERR_INPUT, "", "the sequence grows past %d tokens (use a larger --max-length)", s->options.max_len);
+            return err_set(err, ERR_INPUT, "", "the sequence grows past %d tokens (use a larger --max-length)",
+                           s->options.max_len);
         for (int j = 0; j < n; j++) {
             int32_t id = feed->tokens[i][j];
             if (id < 0 || id >= s->model->config->vocab_size)
-                return err_set(err, ERR_INPUT, "", "token id %d is not below the vocabulary size %d of the model\n"
-                               "(is the tokenizer.json of another model beside these weights?)", id, s->model->config->vocab_size);
+                return err_set(err, ERR_INPUT, "",
+                               "token id %d is not below the vocabulary size %d of the model\n"
+                               "(is the tokenizer.json of another model beside these weights?)",
+                               id, s->model->config->vocab_size);
             s->ids[last->n_rows + (size_t)j] = id;
             s->pos[last->n_rows + (size_t)j] = s->length[slot] + j;
         }
@@ -385,8 +393,12 @@ static int download_real(struct session *s, float *out, const float *from, size_
 int session_nll(struct session *s, const int32_t *target, float *nll, struct err *err) {
     const struct model *m = s->model;
     m->ops->upload(m->dev, s->target, target, s->last.n_rows * sizeof *target);
-    m->ops->nll(m->dev, &(struct nll_args){.w = m->lm_head, .x = s->a.final, .target = s->target,
-                                           .softcap = (float)m->config->final_softcap, .n_rows = s->last.n_rows, .nll = s->nll});
+    m->ops->nll(m->dev, &(struct nll_args){.w = m->lm_head,
+                                           .x = s->a.final,
+                                           .target = s->target,
+                                           .softcap = (float)m->config->final_softcap,
+                                           .n_rows = s->last.n_rows,
+                                           .nll = s->nll});
     return download_real(s, nll, s->nll, s->last.n_rows, err);
 }
 

@@ -1,9 +1,9 @@
 /* session.h - a batch of sequences and its KV cache, over a shared immutable model. Not thread-safe: one caller at a time.
  * Free every session before its model and its policy.
  *
- * A session has n_slots places. Each holds one sequence, which is fed in steps of any size; gates act from the first
- * token on (prefill and decode are the same thing), unless dense_prefill says otherwise. What "the same result" means across step sizes: kept sets equal up to
- * gates within 1e-4 of the threshold, losses within 1e-5 nat in f32. */
+ * A session has n_slots places. Each holds one sequence, which is fed in steps of any size; gates act from the first token
+ * on (prefill and decode are the same thing), unless dense_prefill says otherwise. What "the same result" means across step
+ * sizes: kept sets equal up to gates within 1e-4 of the threshold, losses within 1e-5 nat in f32. */
 #ifndef SPKV_ENGINE_SESSION_H
 #define SPKV_ENGINE_SESSION_H
 

@@ -124,7 +124,8 @@ struct policy *model_case_policy(const struct model_case *model, const char *nam
     return policy;
 }
 
-const struct tensor *model_case_expected(const struct model_case *model, int sequence, const char *policy, const char *what) {
+const struct tensor *model_case_expected(const struct model_case *model, int sequence, const char *policy,
+                                         const char *what) {
     char name[128];
     snprintf(name, sizeof name, "seq%d.%s.%s", sequence, policy, what);
     return safetensors_find(&model->expected, name);

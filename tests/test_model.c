@@ -53,8 +53,8 @@ struct check {
     struct worst *worst;
 };
 
-static void compare(const struct check *c, int sequence, const char *what, size_t at, double got, double want, double tolerance,
-                    double *worst) {
+static void compare(const struct check *c, int sequence, const char *what, size_t at, double got, double want,
+                    double tolerance, double *worst) {
     double difference = fabs(got - want);
     if (isnan(want))
         return;
@@ -76,7 +76,8 @@ static void check_logits(const struct check *c, int sequence, int row, const flo
             continue;
         for (size_t i = 0; i < vocab; i++) {
             double want = expected_at(expected, (size_t)r * vocab + i);
-            compare(c, sequence, "logits", (size_t)row * vocab + i, (double)logits[i], want, c->setting->logit_tolerance * scale, &error);
+            compare(c, sequence, "logits", (size_t)row * vocab + i, (double)logits[i], want,
+                    c->setting->logit_tolerance * scale, &error);
             got = logits[i] > logits[got] ? i : got;
             argmax = want > best ? i : argmax;
             second = want > best ? best : fmax(second, want);
@@ -92,13 +93,13 @@ static void check_nll(const struct check *c, int sequence, int first, int n, con
     const struct tensor *expected = model_case_expected(c->model, sequence, c->policy_name, "nll");
     for (int j = 0; j < n; j++)
         if (first + j + 1 < c->model->sequences[sequence].n_tok)
-            compare(c, sequence, "nll", (size_t)(first + j + 1), (double)nll[j], expected_at(expected, (size_t)(first + j + 1)),
-                    c->setting->nll_tolerance, &c->worst->nll);
+            compare(c, sequence, "nll", (size_t)(first + j + 1), (double)nll[j],
+                    expected_at(expected, (size_t)(first + j + 1)), c->setting->nll_tolerance, &c->worst->nll);
 }
 
 /* Utilities and gates of rows `row` .. of the step, which are tokens first .. of the sequence. */
-static void check_gates(const struct check *c, int sequence, int first, int n, size_t n_rows, size_t row, const float *utility,
-                        const uint8_t *open) {
+static void check_gates(const struct check *c, int sequence, int first, int n, size_t n_rows, size_t row,
+                        const float *utility, const uint8_t *open) {
     const struct model_config *config = checkpoint_config(c->model->checkpoint);
     const struct tensor *u = model_case_expected(c->model, sequence, c->policy_name, "utility");
     const struct tensor *z = model_case_expected(c->model, sequence, c->policy_name, "open");
@@ -145,7 +146,8 @@ static bool step_all(const struct check *c, int first, int n_in_step, const int 
         int sequence = sequences[slots[i]];
         check_nll(c, sequence, first, n_tok[i], nll + row);
         check_gates(c, sequence, first, n_tok[i], (size_t)rows, (size_t)row, utility, open);
-        check_logits(c, sequence, first + n_tok[i] - 1, logits + (size_t)i * (size_t)checkpoint_config(c->model->checkpoint)->vocab_size);
+        check_logits(c, sequence, first + n_tok[i] - 1,
+                     logits + (size_t)i * (size_t)checkpoint_config(c->model->checkpoint)->vocab_size);
     }
     return true;
 }
@@ -166,9 +168,10 @@ static void check_counts(const struct check *c, int slot, int sequence) {
         for (int t = 0; t < c->model->sequences[sequence].n_tok; t++)
             want += expected_at(kept, (size_t)t * lanes + i);
         if ((double)n_kept[i] != want || (double)visible[i] != expected_at(pairs, i))
-            fail_msg("%s, %s, chunk %d, sequence %d, policy %s, head %zu: kept %u, expected %g; visible pairs %llu, expected %g",
-                     c->model->dir, c->setting->name, c->setting->chunk, sequence, c->policy_name, i, n_kept[i], want,
-                     (unsigned long long)visible[i], expected_at(pairs, i));
+            fail_msg(
+                "%s, %s, chunk %d, sequence %d, policy %s, head %zu: kept %u, expected %g; visible pairs %llu, expected %g",
+                c->model->dir, c->setting->name, c->setting->chunk, sequence, c->policy_name, i, n_kept[i], want,
+                (unsigned long long)visible[i], expected_at(pairs, i));
     }
     free(n_kept);
     free(visible);
@@ -218,11 +221,12 @@ static void run_case(const char *name, const struct setting *setting, struct wor
     const char *policy_name;
     json_t *policy_json;
     model_case_open(name, &model_case);
-    must(setting->ops->open(&(struct device_options){.n_threads = setting->n_threads, .dtype = setting->dtype}, &dev, &err), &err);
+    must(setting->ops->open(&(struct device_options){.n_threads = setting->n_threads, .dtype = setting->dtype}, &dev, &err),
+         &err);
     must(model_load(model_case.checkpoint, setting->ops, dev, &model, &err), &err);
     json_object_foreach(json_object_get(model_case.json, "policies"), policy_name, policy_json) {
         struct policy *policy = model_case_policy(&model_case, policy_name);
-        /* A gate near the threshold may flip in bf16, and everything after it differs: only fixed sets are compared there. */
+        /* A gate near the threshold may flip in bf16, and all after it differs: only fixed sets are compared there. */
         if (setting->dtype == DTYPE_BF16 && policy->scorer == SCORER_PREDICTOR) {
             policy_free(policy);
             continue;

@@ -112,8 +112,8 @@ static bool step(const struct fixture *f, const struct plan *plan, const struct 
     return true;
 }
 
-static void run_group(const struct fixture *f, const struct plan *plan, const struct model *model, const struct policy *policy,
-                      int n_seq, const int *sequence, struct outcome *out) {
+static void run_group(const struct fixture *f, const struct plan *plan, const struct model *model,
+                      const struct policy *policy, int n_seq, const int *sequence, struct outcome *out) {
     struct session *s;
     struct err err = {0};
     struct session_options options = {.n_slots = n_seq, .max_len = MAX_LEN, .max_rows = (size_t)n_seq * (size_t)plan->chunk,
@@ -168,7 +168,8 @@ static void assert_close(const struct outcome *a, const struct outcome *b, const
 }
 
 static void test_any_chunk_batch_threads_backend(void **state) {
-    const struct plan base = {.ops = ops_ref(), .policy = "spkv", .threshold = NAN, .chunk = 512, .n_threads = 1, .one_by_one = true};
+    const struct plan base = {
+        .ops = ops_ref(), .policy = "spkv", .threshold = NAN, .chunk = 512, .n_threads = 1, .one_by_one = true};
     const struct plan others[] = {
         {ops_ref(), "spkv", NAN, 1, 1, true, false},   {ops_ref(), "spkv", NAN, 7, 1, false, false},
         {ops_cpu(), "spkv", NAN, 512, 2, true, false}, {ops_cpu(), "spkv", NAN, 64, 1, false, false},
@@ -181,14 +182,15 @@ static void test_any_chunk_batch_threads_backend(void **state) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         char what[96];
         run_plan(*state, &others[i], &b);
-        snprintf(what, sizeof what, "%s, chunk %d, %d threads, %s", others[i].ops->name, others[i].chunk, others[i].n_threads,
-                 others[i].one_by_one ? "one by one" : "together");
+        snprintf(what, sizeof what, "%s, chunk %d, %d threads, %s", others[i].ops->name, others[i].chunk,
+                 others[i].n_threads, others[i].one_by_one ? "one by one" : "together");
         assert_close(&b, &a, what);
     }
 }
 
 static void test_equal_settings_equal_bits(void **state) {
-    const struct plan plans[] = {{ops_cpu(), "spkv", NAN, 64, 2, false, false}, {ops_cpu(), "random:density=0.3", NAN, 7, 2, false, false}};
+    const struct plan plans[] = {{ops_cpu(), "spkv", NAN, 64, 2, false, false},
+                                 {ops_cpu(), "random:density=0.3", NAN, 7, 2, false, false}};
     static struct outcome a, b;
     for (size_t i = 0; i < 2; i++) {
         run_plan(*state, &plans[i], &a);
@@ -223,7 +225,8 @@ static void test_dense_prefill(void **state) {
         run_plan(*state, &(struct plan){backends[i], "window", NAN, 64, 2, false, true}, &window);
         assert_memory_equal(full.nll, dense.nll, sizeof full.nll);
         assert_memory_equal(full.visible, dense.visible, sizeof full.visible);
-        assert_memory_equal(dense.n_kept[0], pruned.n_kept[0], sizeof(uint32_t)); /* layer 0: gates do not depend on attention */
+        assert_memory_equal(dense.n_kept[0], pruned.n_kept[0],
+                            sizeof(uint32_t)); /* layer 0: gates do not depend on attention */
         for (int s = 0; s < N_SEQ; s++) {
             assert_true(dense.used[s] < full.used[s] && dense.allocated[s] <= full.allocated[s]);
             assert_int_equal(window.n_kept[s][0], 0);
@@ -258,8 +261,9 @@ static void test_refusals(void **state) {
     int slot = 0, n = 1;
     int32_t wrong = checkpoint_config(f->model_case.checkpoint)->vocab_size;
     const int32_t *piece = &wrong;
-    static const char *const bad[] = {"nothing", "full:colour=red", "random:density=2", "random:density", "window:window=0", "layout",
-                                      "full:=1", "random:density=nan", "window:window=1.5"};
+    static const char *const bad[] = {"nothing",        "full:colour=red",    "random:density=2",
+                                      "random:density", "window:window=0",    "layout",
+                                      "full:=1",        "random:density=nan", "window:window=1.5"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         memset(&err, 0, sizeof err);
         assert_int_equal(policy_create(bad[i], &request, &none, &err), ERR_USAGE);
@@ -271,7 +275,9 @@ static void test_refusals(void **state) {
     memset(&err, 0, sizeof err);
     must(plan.ops->open(&(struct device_options){.n_threads = 1}, &dev, &err), &err);
     must(model_load(f->model_case.checkpoint, plan.ops, dev, &model, &err), &err);
-    must(session_create(model, &(struct session_options){.n_slots = 1, .max_len = 8, .max_rows = 16, .policy = policy}, &s, &err), &err);
+    must(session_create(model, &(struct session_options){.n_slots = 1, .max_len = 8, .max_rows = 16, .policy = policy}, &s,
+                        &err),
+         &err);
     session_reset(s, 0, 0);
     assert_int_equal(session_feed(s, &(struct feed){1, &slot, &piece, &n}, &err), ERR_INPUT);
     memset(&err, 0, sizeof err);
@@ -376,7 +382,8 @@ static int run_listed(const struct fixture *f, struct run_options options, struc
 }
 
 static void test_batch_plan(void **state) {
-    struct seen one = {0}, three = {0}, limited = {0}, stopped = {.stop_at_first = true}, resumed = {0}, shard[2] = {{0}, {0}};
+    struct seen one = {0}, three = {0}, limited = {0}, stopped = {.stop_at_first = true}, resumed = {0},
+                shard[2] = {{0}, {0}};
     assert_int_equal(run_listed(*state, (struct run_options){.batch = 1, .n_shards = 1}, &one), OK);
     assert_int_equal(run_listed(*state, (struct run_options){.batch = 3, .n_shards = 1}, &three), OK);
     assert_int_equal(one.n, N_LISTED);
@@ -391,7 +398,8 @@ static void test_batch_plan(void **state) {
     assert_int_equal(limited.n, 4);
     assert_int_equal(run_listed(*state, (struct run_options){.batch = 3, .n_shards = 1}, &stopped), ERR_INCOMPLETE);
     assert_int_equal(stopped.n, 3);
-    assert_int_equal(run_listed(*state, (struct run_options){.batch = 3, .n_shards = 1, .batch_done = second_done}, &resumed), OK);
+    assert_int_equal(
+        run_listed(*state, (struct run_options){.batch = 3, .n_shards = 1, .batch_done = second_done}, &resumed), OK);
     assert_int_equal(resumed.n, 4);
     assert_int_equal(resumed.index[3], 6);
     for (int i = 0; i < 2; i++)

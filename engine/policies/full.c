@@ -1,7 +1,8 @@
 /* full: the model's own attention. Every pair that leaves the ring is kept. */
 #include "engine/policies/policies.h"
 
-static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request, struct err *err) {
+static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request,
+                   struct err *err) {
     (void)params, (void)err;
     policy->scorer = SCORER_CONST;
     policy_fill_score(policy, request->model, 1);

@@ -3,7 +3,8 @@
 
 #include "engine/policies/policies.h"
 
-static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request, struct err *err) {
+static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request,
+                   struct err *err) {
     const struct model_config *model = request->model;
     size_t n_heads = (size_t)model->n_layers * (size_t)model->n_kv_heads;
     const char *path = policy_take(params, "file");
@@ -27,4 +28,5 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     return OK;
 }
 
-const struct policy_class policy_layout_class = {"layout", "file=F: global and local heads as the layout file says", resolve};
+const struct policy_class policy_layout_class = {"layout", "file=F: global and local heads as the layout file says",
+                                                 resolve};

@@ -16,7 +16,8 @@ struct policy_params {
 struct policy_class {
     const char *name, *help;
     /* Completes a policy whose window, sinks, threshold and seed are set already. */
-    int (*resolve)(struct policy *policy, struct policy_params *params, const struct policy_request *request, struct err *err);
+    int (*resolve)(struct policy *policy, struct policy_params *params, const struct policy_request *request,
+                   struct err *err);
 };
 
 /* Takes a parameter; NULL when absent. */

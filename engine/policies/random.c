@@ -2,7 +2,8 @@
  * baseline that any scorer has to beat. */
 #include "engine/policies/policies.h"
 
-static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request, struct err *err) {
+static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request,
+                   struct err *err) {
     (void)request;
     policy->scorer = SCORER_RANDOM;
     policy->gated = true;

@@ -1,7 +1,8 @@
 /* spkv: a pair is kept when its predicted utility reaches the threshold (arXiv 2605.14037). */
 #include "engine/policies/policies.h"
 
-static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request, struct err *err) {
+static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request,
+                   struct err *err) {
     (void)params;
     if (!request->predictor)
         return err_set(err, ERR_INPUT, "",

@@ -1,7 +1,8 @@
 /* window: sinks and the most recent tokens, nothing else (StreamingLLM, arXiv 2309.17453, with original positions). */
 #include "engine/policies/policies.h"
 
-static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request, struct err *err) {
+static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request,
+                   struct err *err) {
     (void)params, (void)err;
     policy->scorer = SCORER_CONST;
     policy_fill_score(policy, request->model, 0);

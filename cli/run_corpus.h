@@ -1,0 +1,43 @@
+/* run_corpus.h - binds corpora, engine and run file once, for every command that runs a corpus through a model. */
+#ifndef SPKV_CLI_RUN_CORPUS_H
+#define SPKV_CLI_RUN_CORPUS_H
+
+#include <argp.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cli/run_options.h"
+#include "engine/run.h"
+
+/* Which text, cut how, and where the record goes. Strings are borrowed from argv. */
+struct corpus_options_cli {
+    char **corpora;          /* arguments; filled by the command */
+    size_t n_corpora;
+    const char *field;       /* --field, NULL = found from the first row */
+    bool split_blank, stdin_jsonl;
+    int max_length, stride;  /* 0 = the smaller of 4096 and the model's limit; 0 = no overlap */
+    uint64_t limit;          /* sequences, 0 = all */
+    int shard, n_shards;     /* i of n; 0 of 1 */
+    bool shard_given, resume, force;
+};
+
+/* An argp child that fills a struct corpus_options_cli given as its input. */
+extern const struct argp corpus_options_argp;
+
+/* What a recorded run came to. */
+struct corpus_result {
+    struct run_totals totals;
+    uint64_t n_kept, n_left_window, visible_pairs,
+        causal_pairs; /* sums over sequences, layers that are not sliding, KV heads */
+    uint64_t n_skipped_files, n_dropped_tails;
+    double seconds;
+    bool nothing_to_do;      /* --resume of a finished run */
+};
+
+/* Runs the corpora under loaded->policy and writes the run file `output`; record is a mask of enum profile_record. Progress
+ * and notes go to stderr. ERR_INCOMPLETE after SIGINT or SIGTERM: what was closed can be resumed. */
+int run_corpus(const struct run_options_cli *run, const struct corpus_options_cli *corpus, const struct loaded *loaded,
+               unsigned record, const char *output, const char *command_line, struct corpus_result *result, struct err *err);
+
+#endif
