@@ -42,6 +42,16 @@ static double compare_row(const json_t *test, size_t row, double position, const
     return worst;
 }
 
+/* torch's power function is off in the last bit for about 1 % of the arguments (at most 2 of 32 seen): more means that our
+ * roundings differ from its. */
+static void compare_frequencies(const char *name, const json_t *frequencies, const float *inv_freq, size_t half) {
+    size_t n_off = 0;
+    for (size_t i = 0; i < half; i++)
+        n_off += (double)inv_freq[i] != stored(frequencies, i);
+    if (n_off > 1 + half / 16)
+        fail_msg("%s: %zu of %zu frequencies differ", name, n_off, half);
+}
+
 static double compare_case(const json_t *test) {
     const char *name = json_string_value(json_object_get(test, "name"));
     const json_t *positions = json_object_get(test, "positions");
@@ -56,6 +66,7 @@ static double compare_case(const json_t *test) {
     assert_non_null(table);
     assert_non_null(inv_freq);
     rope_frequencies(&config.rope[0], config.head_dim, inv_freq, &factor);
+    compare_frequencies(name, json_object_get(test, "inv_freq"), inv_freq, half);
     assert_int_equal(rope_table(&config.rope[0], config.head_dim, config.max_positions, n_pos, table, &err), OK);
     for (size_t r = 0; r < n_rows; r++) {
         size_t p = (size_t)json_integer_value(at(positions, r));

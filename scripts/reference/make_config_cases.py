@@ -75,6 +75,11 @@ CASES = {
         "mscale": 0.707, "mscale_all_dim": 1.2, "truncate": False}),
     "llama yarn, attention_factor": small("llama", head_dim=64, rope_scaling={
         "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1000, "attention_factor": 1.25}),
+    "llama yarn, long": small("llama", head_dim=64, rope_scaling={
+        "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 131072}),
+    "llama yarn, longest": small("llama", head_dim=64, rope_scaling={
+        "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1 << 30}),
+    "llama head_dim 80": small("llama", head_dim=80, rope_theta=300000.0),
     "llama yarn, factor null": small("llama", head_dim=64, max_position_embeddings=96, rope_scaling={
         "rope_type": "yarn", "factor": None, "original_max_position_embeddings": 32}),
     # mistral
@@ -130,7 +135,7 @@ GENERATION = {
 }
 # Tables of cosines and sines at a few positions, for every kind.
 ROPE = ["llama small", "llama rope_theta", "llama linear, old spelling", "llama dynamic", "llama3", "llama yarn",
-        "llama yarn, every key", "qwen3 yarn", "qwen3 defaults", "gemma3 pattern"]
+        "llama yarn, every key", "llama head_dim 80", "qwen3 yarn", "qwen3 defaults", "gemma3 pattern"]
 
 
 def read(config):
