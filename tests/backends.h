@@ -6,10 +6,13 @@
 
 enum { MAX_BACKENDS = 8 };
 
-/* Fills list with the tables that this machine can run and returns how many; prints SKIP for the others. */
+/* Fills list with the tables that this machine can run and returns how many. */
 int backends_under_test(const struct ops *list[MAX_BACKENDS]);
 
-/* True when the table opens a device of this dtype here; otherwise prints SKIP and why. */
-bool backend_opens(const struct ops *ops, enum dtype dtype);
+/* Whether the table opens a device of this dtype here; `err` says why not. */
+bool backend_opens(const struct ops *ops, enum dtype dtype, struct err *err);
+
+/* Prints SKIP and the reason for everything that cannot be tested here. */
+void backends_print_skipped(void);
 
 #endif

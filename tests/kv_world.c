@@ -83,7 +83,7 @@ static void fill_row(const struct kv_world *w, const struct rows *x, double *row
             for (int d = 0; d < g->head_dim; d++)
                 *row++ = kv_world_input(w, *which, slot, layer, pos, h, d);
     for (int h = 0; h < g->n_kv_heads; h++)
-        open[h] = kv_world_gate(w, slot, layer, pos, h);
+        open[h] = pos < w->dense_len[slot] || kv_world_gate(w, slot, layer, pos, h);
 }
 
 static struct rows rows_make(const struct kv_world *w, const struct kv_batch *batch, int layer) {
@@ -207,9 +207,27 @@ void kv_world_step(struct kv_world *w, int n_seq, const int *slots, const int *n
         w->fed[slots[i]] += n_rows[i];
 }
 
+void kv_world_prefill_dense(struct kv_world *w, int slot, int n, int chunk) {
+    size_t heads = (size_t)w->g.n_kv_heads;
+    uint8_t *open = zalloc((size_t)n * heads, 1);
+    w->dense_len[slot] = n;
+    while (w->fed[slot] < n) {
+        int n_rows = n - w->fed[slot] < chunk ? n - w->fed[slot] : chunk;
+        kv_world_step(w, 1, &slot, &n_rows);
+    }
+    for (int layer = 0; layer < w->g.n_layers; layer++) {
+        for (size_t i = 0; i < (size_t)n * heads; i++)
+            open[i] = kv_world_gate(w, slot, layer, (int)(i / heads), (int)(i % heads));
+        struct buf open_dev = buf_bytes(&w->b, (size_t)n * heads, open);
+        w->b.ops->kv_prune(w->b.dev, w->cache, slot, layer, open_dev.ptr);
+        buf_free(&open_dev);
+    }
+    free(open);
+}
+
 void kv_world_reset(struct kv_world *w, int slot) {
     kv_cache_reset(w->cache, slot);
-    w->fed[slot] = 0;
+    w->fed[slot] = w->dense_len[slot] = 0;
     w->generation[slot]++;
 }
 
@@ -227,7 +245,8 @@ static bool kept(const struct kv_world *w, int slot, int layer, int kv_head, int
 }
 
 bool kv_expect_visible(const struct kv_world *w, int slot, int layer, int kv_head, int t, int s) {
-    return s <= t && (t - s < w->g.window[layer * w->g.n_kv_heads + kv_head] || kept(w, slot, layer, kv_head, s));
+    bool dense = t < w->dense_len[slot] && !w->g.ring_only[layer];
+    return s <= t && (dense || t - s < w->g.window[layer * w->g.n_kv_heads + kv_head] || kept(w, slot, layer, kv_head, s));
 }
 
 static void expect_pair(struct kv_world *w, int slot, int layer, int head, int pos, const double *k, const double *v) {

@@ -27,6 +27,7 @@ struct kv_world {
     enum dtype cache_dtype;
     struct kv_cache *cache;
     int fed[WORLD_MAX_SLOTS], generation[WORLD_MAX_SLOTS];
+    int dense_len[WORLD_MAX_SLOTS]; /* positions below it were fed with every gate open, and pruned at its end */
     double *out;  /* (slot, layer, position, n_heads * head_dim) what attention gave */
     double *lse;  /* (slot, layer, position, n_heads) */
     double *far_sum, *sink_sum; /* (slot, layer, kv_head) when stats are on */
@@ -40,6 +41,8 @@ void kv_world_close(struct kv_world *w);
 
 /* Feeds n_rows[i] tokens to slots[i]: reserve, then per layer attention and append. */
 void kv_world_step(struct kv_world *w, int n_seq, const int *slots, const int *n_rows);
+/* Feeds n tokens to an empty slot with every gate open, then kv_prune() with the real gates. */
+void kv_world_prefill_dense(struct kv_world *w, int slot, int n, int chunk);
 void kv_world_reset(struct kv_world *w, int slot);
 void kv_world_check(const struct kv_world *w); /* kv_cache_check() */
 

@@ -60,7 +60,7 @@ static void case_run(void **state) {
     int n = backends_under_test(list);
     for (int b = 0; b < n; b++)
         for (int d = 0; d < 2; d++) {
-            if (!backend_opens(list[b], dtypes[d]))
+            if (!backend_opens(list[b], dtypes[d], NULL))
                 continue;
             struct pair p = {backend_open(list[b], dtypes[d]), backend_open(ops_ref(), dtypes[d]), {.seed = 11}, ""};
             for (int r = 0; r < 4; r++)
@@ -79,6 +79,7 @@ int op_cases_run(const struct op_case *cases, size_t n) {
     for (size_t i = 0; i < n; i++)
         tests[i] = (struct CMUnitTest){.name = cases[i].name, .test_func = case_run,
                                        .initial_state = (void *)(uintptr_t)&cases[i]};
+    backends_print_skipped();
     /* cmocka_run_group_tests() wants an array of known size */
     return _cmocka_run_group_tests("ops", tests, n, NULL, NULL);
 }

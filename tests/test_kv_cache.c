@@ -26,7 +26,8 @@ static void test_bad_options(void **state) {
     struct backend b = backend_open(ops_ref(), DTYPE_F32);
     static const int no_window[] = {10, 20, 0, 40};
     struct kv_cache_options bad[7];
-    static const char *const words[7] = {"slots", "multiple of 32", "sinks", "layer 1, KV head 0", "max_len", "smaller", "--dtype f32"};
+    static const char *const words[7] = {"slots", "multiple of 32", "sinks", "layer 1, KV head 0",
+                                         "max_len", "smaller", "--dtype f32"};
     for (int i = 0; i < 7; i++)
         bad[i] = options_2x2();
     bad[0].n_slots = 0;

@@ -111,6 +111,29 @@ static void case_act_mul(struct pair *p, size_t n_rows, size_t n_cols) {
     }
 }
 
+static void case_copy_fill(struct pair *p, size_t n_rows, size_t n_cols) {
+    size_t n = n_rows * n_cols;
+    double *x = random_values(p, n, -3, 3, DTYPE_F32);
+    struct duo xd = duo_make(p, p->got.real, n, x), yd = duo_make(p, p->got.real, n, NULL);
+    struct duo zd = duo_make(p, p->got.real, n, x);
+    for (int side = 0; side < 2; side++) {
+        const struct backend *b = side_of(p, side);
+        b->ops->copy(b->dev, on(&yd, side), on(&xd, side), n * 4);
+        b->ops->fill(b->dev, on(&zd, side), 0x40, n * 4);
+        b->ops->read(b->dev, on(&xd, side), n * 4);
+    }
+    double *got = zalloc(n, sizeof *got);
+    buf_read(&yd.got, got);
+    for (size_t i = 0; i < n; i++)
+        assert_true(got[i] == x[i]);
+    buf_read(&zd.got, got);
+    for (size_t i = 0; i < n; i++)
+        assert_true(got[i] == 3.0039215087890625); /* 0x40404040 */
+    duo_finish(p, "copy", &yd, NULL, 0);
+    duo_free(&xd), duo_free(&zd);
+    free(x), free(got);
+}
+
 static void case_gather(struct pair *p, size_t n_rows, size_t n_cols) {
     double *x = random_values(p, 31 * n_cols, -3, 3, p->got.act);
     int32_t *index = zalloc(n_rows, sizeof *index);
@@ -225,9 +248,15 @@ static void case_sample(struct pair *p, size_t n_rows, size_t n_cols) {
 
 int main(void) {
     static const struct op_case cases[] = {
-        {"add", case_add},       {"rmsnorm", case_rmsnorm}, {"rope", case_rope},
-        {"act_mul", case_act_mul}, {"gather", case_gather}, {"score_random, score_const", case_score_random},
-        {"gate", case_gate},     {"sample", case_sample},
+        {"add", case_add},
+        {"rmsnorm", case_rmsnorm},
+        {"rope", case_rope},
+        {"act_mul", case_act_mul},
+        {"gather", case_gather},
+        {"copy, fill, read", case_copy_fill},
+        {"score_random, score_const", case_score_random},
+        {"gate", case_gate},
+        {"sample", case_sample},
     };
     return op_cases_run(cases, sizeof cases / sizeof *cases);
 }

@@ -106,7 +106,7 @@ static void for_all(void (*run)(const struct ops *ops, enum dtype dtype)) {
     int n = backends_under_test(list);
     for (int i = 0; i < n; i++)
         for (int d = 0; d < 2; d++)
-            if (backend_opens(list[i], dtypes[d]))
+            if (backend_opens(list[i], dtypes[d], NULL))
                 run(list[i], dtypes[d]);
 }
 
@@ -130,6 +130,34 @@ static void feed_all(struct kv_world *w, int T, int chunk) {
         }
         kv_world_step(w, w->g.n_slots, slots, n_rows);
     }
+}
+
+/* Dense prefill, pruned at its end, then decoding. */
+static void run_prune(const struct ops *ops, enum dtype dtype) {
+    for (uint64_t seed = 40; seed < 45; seed++) {
+        struct rnd r = {.seed = seed};
+        struct kv_geometry g = geometry(&r, dtype);
+        struct kv_world w[2];
+        int slot = g.n_slots - 1, n = 1, prompt = rnd_int(&r, 1, g.max_len - 5), chunk = rnd_int(&r, 1, 90);
+        for (int i = 0; i < 2; i++) {
+            kv_world_open(&w[i], i ? ops_ref() : ops, dtype, dtype, &g);
+            kv_world_prefill_dense(&w[i], slot, prompt, chunk);
+            kv_world_check(&w[i]);
+            kv_expect_counts(&w[i], slot);
+            for (int t = 0; t < 5; t++)
+                kv_world_step(&w[i], 1, &slot, &n);
+            kv_world_check(&w[i]);
+            kv_expect_counts(&w[i], slot);
+        }
+        compare_attention(&w[0], &w[1], slot, 0, w[0].fed[slot]);
+        kv_world_close(&w[0]);
+        kv_world_close(&w[1]);
+    }
+}
+
+static void test_prune(void **state) {
+    (void)state;
+    for_all(run_prune);
 }
 
 /* A dense run, where every mass has a known distance. A mass is off by the error of its logit and of lse, both taken from
@@ -196,8 +224,10 @@ static void test_repeat_and_chunks(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention_and_cache),
+        cmocka_unit_test(test_prune),
         cmocka_unit_test(test_stats),
         cmocka_unit_test(test_repeat_and_chunks),
     };
+    backends_print_skipped();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

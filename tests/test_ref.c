@@ -98,6 +98,25 @@ static void test_chunks_agree(void **state) {
     }
 }
 
+static void test_dense_prefill(void **state) {
+    (void)state;
+    for (uint64_t seed = 450; seed < 462; seed++) {
+        struct rnd r = {.seed = seed};
+        struct kv_geometry g = kv_geometry_random(&r, 200);
+        struct kv_world w;
+        int slot = 0, n = 1;
+        kv_world_open(&w, ops_ref(), DTYPE_F64, DTYPE_F64, &g);
+        kv_world_prefill_dense(&w, slot, rnd_int(&r, 1, 190), rnd_int(&r, 1, 200));
+        for (int i = 0; i < 8; i++) {
+            kv_world_check(&w);
+            kv_expect_counts(&w, slot);
+            kv_world_step(&w, 1, &slot, &n);
+        }
+        expect_outputs(&w, slot, 0);
+        kv_world_close(&w);
+    }
+}
+
 static void test_stats_against_mask(void **state) {
     (void)state;
     for (uint64_t seed = 500; seed < 506; seed++) {
@@ -449,6 +468,7 @@ static void test_sample(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cache_against_mask), cmocka_unit_test(test_chunks_agree),
+        cmocka_unit_test(test_dense_prefill),
         cmocka_unit_test(test_stats_against_mask), cmocka_unit_test(test_rmsnorm),
         cmocka_unit_test(test_rope),               cmocka_unit_test(test_activations),
         cmocka_unit_test(test_linear_and_nll),     cmocka_unit_test(test_weight_rounding),
