@@ -1,8 +1,8 @@
 /* config.h - what a checkpoint is: config.json of the supported model types, read with the defaults that transformers 5.23
  * has for each type, and the configuration of a utility predictor. Plain values, no ownership beyond the per-layer array.
  *
- * Both spellings are read: rope_theta + rope_scaling and rope_parameters (nested per layer type for gemma3_text), torch_dtype
- * and dtype. What would make the model compute something else is refused by name with a remedy; keys that
+ * Both spellings are read: rope_theta + rope_scaling and rope_parameters (nested per layer type for gemma3_text),
+ * torch_dtype and dtype. What would make the model compute something else is refused by name with a remedy; keys that
  * transformers does not look at for the type are not looked at. */
 #ifndef SPKV_ENGINE_CONFIG_H
 #define SPKV_ENGINE_CONFIG_H

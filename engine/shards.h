@@ -16,8 +16,8 @@ struct shards {
     struct tensor *tensors;    /* (n_tensors) in strcmp() order of their names */
 };
 
-/* model.safetensors is taken where both are present, as transformers does. Of a shard, the tensors that weight_map places in
- * it are taken; one that is not there is ERR_INPUT, and so is a shard name that is no plain file name. */
+/* model.safetensors is taken where both are present, as transformers does. Of a shard, the tensors that weight_map places
+ * in it are taken; one that is not there is ERR_INPUT, and so is a shard name that is no plain file name. */
 int shards_open(const char *dir, struct shards *out, struct err *err);
 void shards_close(struct shards *shards); /* legal on a zeroed struct */
 

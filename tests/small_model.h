@@ -1,4 +1,4 @@
-/* small_model.h - tiny model directories for tests: tensors with known values, a llama of two layers, a predictor, a file. */
+/* small_model.h - tiny model directories for tests: tensors of known values, a llama of two layers, a predictor. */
 #ifndef SPKV_TESTS_SMALL_MODEL_H
 #define SPKV_TESTS_SMALL_MODEL_H
 

@@ -5,9 +5,9 @@
 
 Every case is a config.json as it could lie in a checkpoint. It is read by AutoConfig, the model is built by
 AutoModelForCausalLM (on the meta device where the defaults make it large), and what counts is read off the built modules:
-shapes of projections, biases, norms, attention scale, inverse frequencies. Sliding windows are measured: a small model runs
-on 24 tokens with eager attention, and the window of a layer is the farthest key with a weight. Made with transformers 5.23 and
-torch 2.15 in f32; cases.json and rope.json are the outputs."""
+shapes of projections, biases, norms, attention scale, inverse frequencies. Sliding windows are measured: a small model
+runs on 24 tokens with eager attention, and the window of a layer is the farthest key with a weight. Made with
+transformers 5.23 and torch 2.15 in f32; cases.json and rope.json are the outputs."""
 import json
 import os
 import sys
@@ -186,7 +186,8 @@ def expectation(config, generation, is_small):
     if is_small:
         measured = measured_windows(model, config.vocab_size)
         # use_sliding_window of smollm3 does not enter its masks, so what is measured counts
-        assert config.model_type == "smollm3" or measured == [0 if w >= N_TOKENS else w for w in windows], (measured, windows)
+        declared = [0 if w >= N_TOKENS else w for w in windows]
+        assert config.model_type == "smollm3" or measured == declared, (measured, windows)
         windows = [m or (w if w >= N_TOKENS else 0) for m, w in zip(measured, windows)]
     kinds = ["full_attention", "sliding_attention"] if config.model_type == "gemma3_text" else ["full_attention"]
     if config.model_type == "gemma3_text":
@@ -240,7 +241,8 @@ def rope_case(name, config, model):
     half = cos.shape[-1] // 2
     return {"name": name, "config": CASES[name], "positions": positions, "attention_factor": float(factor),
             "inv_freq": [float(v) for v in inv_freq],
-            "cos": [[float(v) for v in row[:half]] for row in cos[0]], "sin": [[float(v) for v in row[:half]] for row in sin[0]]}
+            "cos": [[float(v) for v in row[:half]] for row in cos[0]],
+            "sin": [[float(v) for v in row[:half]] for row in sin[0]]}
 
 
 def dump(path, value):

@@ -17,7 +17,8 @@ import numpy as np
 CONFIG = """{
   "model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
   "vocab_size": 6, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": true,
-  "zeta": [1.5, -0.0, 1e22, 123456789012, {"b": null, "a": false, "B": true}, "\\u00e9 / \\ud83d\\ude00 \\u0001 \\" \\\\ \\n\\u007f"],
+  "zeta": [1.5, -0.0, 1e22, 123456789012, {"b": null, "a": false, "B": true},
+           "\\u00e9 / \\ud83d\\ude00 \\u0001 \\" \\\\ \\n\\u007f"],
   "spkv": {"window": 4, "activation": "silu"}
 }
 """
