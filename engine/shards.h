@@ -21,7 +21,7 @@ struct shards {
 int shards_open(const char *dir, struct shards *out, struct err *err);
 void shards_close(struct shards *shards); /* legal on a zeroed struct */
 
-/* Whether a weight_map value may be opened: a file name ending in ".safetensors", without '/' and not hidden ("..", ".x"). */
+/* Whether a weight_map value may be opened: a name ending in ".safetensors", without a slash and not hidden ("..", ".x"). */
 bool shard_name_is_plain(const char *name);
 
 #endif
