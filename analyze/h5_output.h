@@ -1,6 +1,6 @@
-/* h5_output.h - creates HDF5 files whose failed writes stay outside of HDF5. The library (1.10) crashes, or leaves identifiers
- * behind that it complains about at exit, when a write fails while a dataset is closed: a full disk would end the whole
- * program. Here a driver of ours remembers the first failure and drops what comes after it; the caller looks at
+/* h5_output.h - creates HDF5 files whose failed writes stay outside of HDF5. The library (1.10) crashes, or leaves
+ * identifiers behind that it complains about at exit, when a write fails while a dataset is closed: a full disk would end
+ * the whole program. Here a driver of ours remembers the first failure and drops what comes after it; the caller looks at
  * `failure` while it writes and after closing. Internal to analyze/. */
 #ifndef SPKV_ANALYZE_H5_OUTPUT_H
 #define SPKV_ANALYZE_H5_OUTPUT_H

@@ -36,6 +36,7 @@ void layout_free(struct layout *layout);
 int layout_read(const char *path, struct layout **out, struct err *err);
 int layout_parse(const char *text, size_t n, const char *where, struct layout **out, struct err *err);
 int layout_write(const struct layout *layout, const char *path, struct err *err);
+json_t *layout_json(const struct layout *layout); /* a new reference; NULL when memory is short */
 
 /* ERR_INPUT unless the layout fits a model of this shape and kind; a differing base_model_hash (either not "") is refused
  * too. sliding_window (n_layers) as in profile_meta, NULL = none. */
@@ -62,5 +63,9 @@ double layout_kv_fraction(const struct layout *layout, uint64_t context);
 /* Bytes of K and V at a context length, all heads, sliding ones at their own window. */
 double layout_kv_bytes(const struct layout *layout, uint64_t context, uint32_t head_dim, uint32_t element_bytes,
                        const uint32_t *sliding_window);
+
+/* Fills `predicted`: {"coverage", "kv_fraction": {"4096": ...}, "kv_bytes": {...}}; a NaN coverage becomes null. */
+int layout_predict(struct layout *layout, double coverage, const uint64_t *contexts, size_t n_contexts, uint32_t head_dim,
+                   uint32_t element_bytes, const uint32_t *sliding_window, struct err *err);
 
 #endif

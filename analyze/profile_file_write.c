@@ -256,9 +256,10 @@ static int copy_sum(struct out_file *f, enum profile_field field, const struct h
 static int attach_axes(struct out_file *f, enum profile_field field, hid_t dataset, struct err *err) {
     const uint8_t *axes = profile_field_axes(field);
     int rc = OK;
-    for (unsigned i = 0; rc == OK && i < 6 && axes[i] != AXIS_NONE; i++)
-        rc = attach(f, dataset, axes[i] == AXIS_TOKEN ? f->tokens : f->output.file, profile_axis_name((enum profile_axis)axes[i]),
-                    i, err);
+    for (unsigned i = 0; rc == OK && i < 6 && axes[i] != AXIS_NONE; i++) {
+        hid_t group = axes[i] == AXIS_TOKEN ? f->tokens : f->output.file;
+        rc = attach(f, dataset, group, profile_axis_name((enum profile_axis)axes[i]), i, err);
+    }
     return rc;
 }
 
@@ -272,6 +273,10 @@ static int put_field(struct out_file *f, enum profile_field field, struct err *e
     if (rc != OK)
         return rc;
     rc = attach_axes(f, field, dataset, err);
+    if (rc == OK && field == PROFILE_TOKEN_UTILITY && spec.type == H5_U8) {
+        float step = 1 / 254.0f; /* readers that know the convention decode by themselves */
+        rc = h5_put_number(dataset, "scale_factor", H5_F32, &step, place_of(f, "scale_factor"), err);
+    }
     if (rc == OK)
         rc = kind == FIELD_SUM ? copy_sum(f, field, &spec, dataset, err)
              : spec.dims[0]    ? copy_rows(f, field, &spec, dataset, err)

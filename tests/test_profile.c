@@ -407,7 +407,7 @@ static void test_kill(void **state) {
         if (child == 0)
             _exit(fake_record(in_dir("wild.h5"), &run, NULL) == OK ? 0 : 1);
         int status;
-        usleep((useconds_t)(1000 + (unsigned)(i * 7919) % (10000 + 4000 * (unsigned)i)));
+        usleep((useconds_t)(1000 + (unsigned)(i * 7919) % (10000 + 2000 * (unsigned)i)));
         kill(child, SIGKILL);
         waitpid(child, &status, 0);
         ended = WIFEXITED(status);
