@@ -16,7 +16,7 @@
 
 int file_map_open(const char *path, struct file_map *map, struct err *err) {
     struct stat st;
-    int rc = OK, fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO is refused, not waited for */
     *map = (struct file_map){0};
     if (fd < 0)
         return err_errno(err, errno, path, "cannot open");

@@ -24,7 +24,7 @@ struct bench_options {
     struct run_options_cli run;
     struct int_list contexts, batches;
     int n_policies, n_runs, n_steps;
-    char *policies[MAX_LIST];
+    const char *policies[MAX_LIST];
     bool prefill, decode;
 };
 

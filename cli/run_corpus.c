@@ -97,7 +97,7 @@ static struct profile_sequence describe(const struct recording *r, const struct 
 static int classify(struct recording *r, const struct sequence *s, struct err *err) {
     int rc = r->classes ? mem_grow(&r->class_of, &r->class_cap, s->n_tok, 1, "token classes", err) : OK;
     if (rc == OK && r->classes)
-        token_classes_of(r->classes, s->tokens, s->n_tok, r->class_of);
+        token_classes_fill(r->classes, s->tokens, s->n_tok, r->class_of);
     return rc;
 }
 
