@@ -40,6 +40,7 @@ CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 TEST_HELPERS := $(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c))
 TEST_HELPERS := $(TEST_HELPERS:%.c=$(BUILD)/obj/%.o)
+COMMON  := $(BUILD)/libtest.a $(BUILD)/libspkv.a
 PROGRAM := $(BUILD)/spkv
 
 .PHONY: all
@@ -58,7 +59,10 @@ $(BUILD)/obj/%.o: %.c Makefile
 	@echo "  CC   $<"
 	@$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) $(SANFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_HELPERS) $(BUILD)/libspkv.a
+$(BUILD)/libtest.a: $(TEST_HELPERS)
+	@rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(COMMON)
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
 	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
@@ -88,7 +92,7 @@ demo: deps ## install what is missing, build, profile the shipped model and show
 	@scripts/demo $(PROGRAM) build/demo
 
 # Programs that read files of strangers run under the sanitizers too.
-SAN_TESTS := safetensors config checkpoint tokenizer corpus rows recall sequences sequence_ids profile layout \
+SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall sequences sequence_ids profile layout \
              statistics kv_cache ref ops session predictor lora heatmap page figure terminal
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 

@@ -23,8 +23,10 @@ static void draw(const struct progress *p, uint64_t now) {
     if (frac > 0)
         clock_format_duration(seconds * (1 - frac) / frac, left);
     if (!p->terminal) {
-        fprintf(stderr, "%s: %llu of %llu %s, %.0f %s/s, %s left\n", p->label, (unsigned long long)p->done,
-                (unsigned long long)p->total, p->unit, rate, p->unit, left);
+        fprintf(stderr, "%s: %llu %s", p->label, (unsigned long long)p->done, p->unit);
+        if (p->total)
+            fprintf(stderr, " of about %llu", (unsigned long long)p->total);
+        fprintf(stderr, ", %.0f %s/s, %s left\n", rate, p->unit, left);
         return;
     }
     int filled = (int)(frac * BAR_CELLS);

@@ -17,15 +17,25 @@ const char cli_commit[] = SPKV_COMMIT;
 
 static volatile sig_atomic_t stop_requested; /* the one thing a signal handler may touch */
 
+/* Names from files may hold anything: control characters must not reach a terminal. Line breaks are indented. */
+static void put_plain(const char *text) {
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (*p == '\n')
+            fputs("\n      ", stderr);
+        else if (*p < 0x20 || *p == 0x7F)
+            fprintf(stderr, "\\x%02x", *p);
+        else
+            fputc(*p, stderr);
+    }
+}
+
 int cli_report(const struct err *err) {
     if (err->code == OK)
         return 0;
-    fprintf(stderr, "spkv: %s%s", err->where, err->where[0] ? ": " : "");
-    for (const char *p = err->message; *p; p++) {
-        fputc(*p, stderr);
-        if (*p == '\n')
-            fputs("      ", stderr);
-    }
+    fputs("spkv: ", stderr);
+    put_plain(err->where);
+    fputs(err->where[0] ? ": " : "", stderr);
+    put_plain(err->message);
     fputc('\n', stderr);
     return err_exit_status(err->code);
 }

@@ -160,10 +160,15 @@ static bool batch_done(void *self, uint64_t batch) {
 static void on_step(void *self, uint64_t n_tok) {
     struct recording *r = self;
     uint64_t total = sequences_bytes_total(r->sequences), done = sequences_bytes_done(r->sequences);
-    uint64_t text_tokens = sequences_counts(r->sequences).text_tokens;
-    /* Tokens are not known before the end: the share of bytes read tells how many there will be. */
-    if (total && done && !r->options->limit)
-        r->progress.total = (uint64_t)((double)text_tokens * (double)total / (double)done);
+    struct sequence_counts counts = sequences_counts(r->sequences);
+    double fed = (double)counts.fed_tokens, by_bytes = 0, by_limit = 0;
+    /* Tokens are not known before the end: the share of bytes read, or of sequences, tells how many there will be. */
+    if (total && done)
+        by_bytes = fed * (double)total / (double)done;
+    if (r->options->limit && counts.sequences)
+        by_limit = fed * (double)r->options->limit / (double)counts.sequences;
+    double estimate = by_limit > 0 && (by_bytes <= 0 || by_limit < by_bytes) ? by_limit : by_bytes;
+    r->progress.total = (uint64_t)(estimate / r->options->n_shards);
     progress_update(&r->progress, n_tok);
 }
 
