@@ -17,7 +17,7 @@ struct bpe_candidate {
     int32_t id;
 };
 
-enum { WORD_BYTES = 24, WORD_IDS = 9, MAX_WORDS = 1 << 13 };
+enum { WORD_BYTES = 24, WORD_IDS = 9, MAX_WORDS = 1 << 14 };
 
 struct bpe_word { /* one cache line; n_bytes 0 = empty */
     char text[WORD_BYTES];
