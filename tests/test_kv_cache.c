@@ -124,6 +124,30 @@ static void test_pool_follows_density(void **state) {
     }
 }
 
+/* Pages as large as a slab, so that growth has no slack: where everything is kept the bound is what is then held. */
+static void test_reserve_is_exact(void **state) {
+    (void)state;
+    struct kv_geometry g = {.n_slots = 2, .n_layers = 1, .n_kv_heads = 1, .group = 1, .head_dim = 16384, .max_len = 150,
+                            .page_slots = 32, .density = 1, .scale = 0.01, .magnitude = 1, .seed = 6, .window = {40}};
+    struct kv_world w;
+    int slots[2] = {1, 0}, n[2] = {17, 9};
+    kv_world_open(&w, ops_ref(), DTYPE_F32, DTYPE_F32, &g);
+    assert_true(w.cache->page_bytes >= 4 << 20);
+    for (int step = 0; step < 8; step++) {
+        size_t held = 0;
+        kv_world_step(&w, 2, slots, n);
+        for (int s = 0; s < 2; s++) {
+            struct kv_counts counts = {0};
+            struct err err = {0};
+            assert_int_equal(kv_cache_read_counts(w.cache, s, &counts, &err), OK);
+            held += counts.allocated_bytes / w.cache->page_bytes;
+        }
+        assert_int_equal(w.cache->n_pages, held);
+        kv_world_check(&w);
+    }
+    kv_world_close(&w);
+}
+
 /* ---- the checker finds each kind of damage ----------------------------------------------------------------------- */
 
 /* Adds `by` to a 4-byte counter on the device. */
@@ -291,10 +315,15 @@ static void test_no_reserve(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_options),          cmocka_unit_test(test_geometry),
-        cmocka_unit_test(test_too_long),             cmocka_unit_test(test_pool_follows_density),
-        cmocka_unit_test(test_check_finds_damage),   cmocka_unit_test(test_device_memory_runs_out),
-        cmocka_unit_test(test_host_memory_runs_out), cmocka_unit_test(test_no_reserve),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_geometry),
+        cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_pool_follows_density),
+        cmocka_unit_test(test_reserve_is_exact),
+        cmocka_unit_test(test_check_finds_damage),
+        cmocka_unit_test(test_device_memory_runs_out),
+        cmocka_unit_test(test_host_memory_runs_out),
+        cmocka_unit_test(test_no_reserve),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

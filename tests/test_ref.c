@@ -445,6 +445,7 @@ static void test_sample(void **state) {
         {{.temperature = 1, .top_p = 0.3f, .seed = 4}, {0, 1, 0, 0, 0, 0}},
         {{.temperature = 1, .top_p = 0.7f, .seed = 5}, {0, 0.5, 0, 0.5, 0, 0}},
         {{.temperature = 1, .top_p = 0.45f, .top_k = 2, .seed = 6}, {0, 1, 0, 0, 0, 0}},
+        {{.temperature = 1, .top_p = 0.5f, .top_k = 2, .seed = 7}, {0, 1, 0, 0, 0, 0}}, /* the first alone reaches it */
     };
     struct backend b = backend_open(ops_ref(), DTYPE_F32);
     int32_t *ids = zalloc(N, sizeof *ids);
