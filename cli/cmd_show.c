@@ -1,0 +1,87 @@
+/* spkv show: a run file in the terminal. */
+#include <jansson.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "analyze/profile.h"
+#include "base/str.h"
+#include "cli/cli.h"
+#include "reports/terminal.h"
+
+struct show_options {
+    const char *path;
+    bool json, map;
+};
+
+enum { KEY_JSON = 0x100, KEY_HEATMAP };
+
+static const struct argp_option argp_options[] = {
+    {"json", KEY_JSON, NULL, 0, "the same numbers as one JSON object", 0},
+    {"heatmap", KEY_HEATMAP, NULL, 0, "draw the map of layers and KV heads even where there is no colour", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    struct show_options *o = state->input;
+    switch (key) {
+    case KEY_JSON: o->json = true; break;
+    case KEY_HEATMAP: o->map = true; break;
+    case ARGP_KEY_ARG:
+        if (o->path)
+            argp_error(state, "one run file, please");
+        o->path = arg;
+        break;
+    case ARGP_KEY_NO_ARGS: argp_error(state, "which run file?"); break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static const struct argp parser = {
+    argp_options, parse, "RUN.h5",
+    "Show what a run recorded: loss, densities by layer and head, cache bytes.\v"
+    "RUN.h5.part, the directory of a run that is going on or was interrupted, is shown as far as it is closed. With colour (a "
+    "terminal, TERM not dumb, NO_COLOR not set) the map of layers and KV heads is drawn too.",
+    NULL, NULL, NULL};
+
+static int terminal_width(void) {
+    struct winsize size;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+static int print_json(const struct run *run, struct err *err) {
+    json_t *root = terminal_json(run);
+    if (!root)
+        return err_memory(err, "the JSON object", 0);
+    json_dumpf(root, stdout, JSON_INDENT(1));
+    putchar('\n');
+    json_decref(root);
+    return OK;
+}
+
+static int print_text(const struct run *run, const struct show_options *o, struct err *err) {
+    struct str text = {0};
+    bool color = cli_color(stdout);
+    struct terminal_options options = {.color = color, .truecolor = color && cli_truecolor(), .map = o->map || color,
+                                       .width = terminal_width()};
+    terminal_put_run(run, &options, &text);
+    int rc = text.failed ? err_memory(err, "the summary", text.len) : OK;
+    if (rc == OK)
+        fwrite(str_text(&text), 1, text.len, stdout); /* cli_finish_stdout() sees a failure */
+    str_free(&text);
+    return rc;
+}
+
+int cmd_show(int argc, char **argv) {
+    struct show_options o = {0};
+    struct profile *profile = NULL;
+    struct run run = {0};
+    struct err err = {0};
+    argp_parse(&parser, argc, argv, 0, NULL, &o);
+    if (profile_open(o.path, &profile, &err) == OK && run_load(profile, &run, &err) == OK &&
+        (o.json ? print_json(&run, &err) : print_text(&run, &o, &err)) == OK)
+        cli_finish_stdout(&err);
+    run_free(&run);
+    profile_close(profile);
+    return cli_report(&err);
+}

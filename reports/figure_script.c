@@ -1,0 +1,295 @@
+/* The gnuplot script of a figure. */
+#include <math.h>
+#include <string.h>
+
+#include "reports/canvas.h"
+#include "reports/colormap.h"
+#include "reports/figure.h"
+#include "reports/text.h"
+
+enum {
+    WIDTH = 900,       /* CSS pixels; the PNG has twice as many */
+    PLOT_HEIGHT = 430, /* axis titles included */
+    CAPTION_SIZE = 12, CAPTION_LEADING = 17,
+    SIDE = 24,
+};
+
+#define TOP 78.0    /* title and key over the plot */
+#define BOTTOM 74.0 /* axis numbers and title under it */
+#define TEXT_COLOR "#1b1f24"
+#define MUTED_COLOR "#5c636b"
+
+void figure_put_quoted(struct str *out, const char *text) {
+    struct str clean = {0};
+    text_put_clean(&clean, text);
+    str_putc(out, '\'');
+    for (const char *p = str_text(&clean); *p; p++) {
+        if (*p == '\'')
+            str_putc(out, '\'');
+        str_putc(out, *p);
+    }
+    str_putc(out, '\'');
+    out->failed |= clean.failed;
+    str_free(&clean);
+}
+
+static void put_setting(struct str *out, const char *setting, const char *text, const char *more) {
+    str_printf(out, "set %s ", setting);
+    figure_put_quoted(out, text);
+    str_printf(out, "%s\n", more);
+}
+
+static int ridge_step(const struct figure *f) {
+    return f->n_series > 64 ? 14 : f->n_series > 24 ? 20 : f->n_series > 8 ? 28 : f->n_series > 3 ? 52 : 100;
+}
+
+static int plot_height(const struct figure *f) {
+    return f->kind == FIGURE_RIDGES ? 130 + (int)f->n_series * ridge_step(f) : PLOT_HEIGHT;
+}
+
+static double caption_width(const char *line, const void *self) {
+    (void)self;
+    return canvas_text_width(line, CAPTION_SIZE, false);
+}
+
+static void wrap_caption(const struct figure *f, struct str *lines) {
+    for (size_t i = 0; i < f->n_caption; i++) {
+        struct str clean = {0};
+        text_put_clean(&clean, f->caption[i]);
+        if (i)
+            str_putc(lines, '\n');
+        text_wrap(str_text(&clean), WIDTH - 2 * SIDE, caption_width, NULL, lines);
+        lines->failed |= clean.failed;
+        str_free(&clean);
+    }
+}
+
+static int count_lines(const char *text) {
+    int n = *text != 0;
+    for (; *text; text++)
+        n += *text == '\n';
+    return n;
+}
+
+/* Labels at the foot of the picture, from the first line's place downward. */
+static void put_caption(struct str *lines, int height, struct str *out) {
+    int n = count_lines(str_text(lines));
+    char *line = lines->data;
+    for (int i = 0; i < n; i++) {
+        char *end = strchr(line, '\n');
+        if (end)
+            *end++ = 0;
+        str_puts(out, "set label ");
+        figure_put_quoted(out, line);
+        str_printf(out, " at screen %.5f, screen %.5f left font ',9' textcolor rgb '" MUTED_COLOR "' noenhanced\n",
+                   (double)SIDE / WIDTH, (double)((n - i) * CAPTION_LEADING - 4) / height);
+        line = end;
+    }
+}
+
+/* Viridis without its lightest end, which is hard to see as a line on white. */
+static void put_palette(size_t n_series, struct str *out) {
+    int steps = 16, tick = 1;
+    while ((n_series - 1) / (size_t)tick > 10)
+        tick = tick < 5 ? 5 : tick * 2;
+    str_puts(out, "set palette defined (");
+    for (int i = 0; i <= steps; i++) {
+        struct rgb c = colormap_at(COLORMAP_VIRIDIS, 0.92 * i / steps);
+        str_printf(out, "%s%d '#%02x%02x%02x'", i ? ", " : "", i, c.r, c.g, c.b);
+    }
+    str_printf(out, ")\nset cbrange [0:%zu]\nset cbtics %d scale 0.6\nset cblabel 'layer' textcolor rgb '" TEXT_COLOR "'\n",
+               n_series > 1 ? n_series - 1 : 1, tick);
+}
+
+/* A narrow colour bar beside the plot, as high as it. */
+static void put_colorbox(int height, int foot, struct str *out) {
+    str_printf(out, "set colorbox user origin screen %.5f, screen %.5f size screen %.5f, screen %.5f noborder\n",
+               1 - 84.0 / WIDTH, (foot + BOTTOM) / height, 16.0 / WIDTH, 1 - (foot + BOTTOM + TOP) / height);
+}
+
+static void put_range(struct str *out, const char *axis, double low, double high) {
+    str_printf(out, "set %srange [", axis);
+    if (isnan(low))
+        str_putc(out, '*');
+    else
+        text_put_double(out, low);
+    str_putc(out, ':');
+    if (isnan(high))
+        str_putc(out, '*');
+    else
+        text_put_double(out, high);
+    str_puts(out, "]\n");
+}
+
+static void put_ticks(const struct figure *f, struct str *out) {
+    if (f->n_ticks == 0)
+        return;
+    str_puts(out, "set xtics (");
+    for (size_t i = 0; i < f->n_ticks; i++) {
+        str_puts(out, i ? ", " : "");
+        figure_put_quoted(out, f->ticks[i].label);
+        str_putc(out, ' ');
+        text_put_double(out, f->ticks[i].at);
+    }
+    str_puts(out, ")\n");
+}
+
+static void put_mark(const struct figure *f, struct str *out) {
+    if (isnan(f->mark))
+        return;
+    str_puts(out, "set arrow from first ");
+    text_put_double(out, f->mark);
+    str_puts(out, ", graph 0 to first ");
+    text_put_double(out, f->mark);
+    str_puts(out, ", graph 1 nohead front dashtype 2 linewidth 1.2 linecolor rgb '" TEXT_COLOR "'\n");
+    str_puts(out, "set label 1000 ");
+    figure_put_quoted(out, f->mark_title);
+    str_puts(out, " at first ");
+    text_put_double(out, f->mark);
+    str_puts(out, ", graph 1 offset 0.6,-0.8 left front font ',10' textcolor rgb '" TEXT_COLOR "' noenhanced\n");
+}
+
+/* The CSV column (from 1) of `all` and of series 0. */
+static int column_all(const struct figure *f) {
+    return f->from ? 4 : 2;
+}
+
+static int column_series(const struct figure *f) {
+    return column_all(f) + (f->all != NULL);
+}
+
+static void put_source(const struct figure *f, struct str *out) {
+    str_printf(out, "'%s.csv' skip 1 using ", f->name);
+}
+
+static void put_all(const struct figure *f, const char *style, struct str *out) {
+    put_source(f, out);
+    str_printf(out, "1:(strlen(strcol(%d)) ? real(strcol(%d)) : NaN) with %s linecolor rgb '" TEXT_COLOR "' title ", column_all(f), column_all(f), style);
+    figure_put_quoted(out, f->all_name);
+}
+
+static void put_lines(const struct figure *f, struct str *out) {
+    for (size_t k = 0; k < f->n_series; k++) {
+        put_source(f, out);
+        str_printf(out, "1:%zu:(%zu) with lines linewidth 1.3 linecolor palette notitle%s", (size_t)column_series(f) + k, k,
+                   k + 1 < f->n_series || f->all ? ", \\\n     " : "");
+    }
+    if (f->all)
+        put_all(f, "linespoints linewidth 2.6 pointtype 7 pointsize 0.6", out);
+}
+
+static void put_profile(const struct figure *f, struct str *out) {
+    int c = column_series(f);
+    if (f->n_series == 2) {
+        put_source(f, out);
+        str_printf(out, "1:%d:(0):($%d-$%d) with vectors nohead linewidth 5 linecolor rgb '#a9c4cf' title ", c, c + 1, c);
+        figure_put_quoted(out, "lowest to highest KV head");
+        str_puts(out, ", \\\n     ");
+    }
+    put_all(f, "linespoints linewidth 1.2 pointtype 7 pointsize 0.8", out);
+}
+
+static double largest_share(const struct figure *f) {
+    double largest = 0;
+    for (size_t i = 0; i < f->n_series * f->n_x; i++)
+        if (f->series[i] > largest)
+            largest = f->series[i];
+    return largest > 0 ? largest : 1;
+}
+
+static bool is_missing(const struct figure *f, size_t series) {
+    for (size_t i = 0; i < f->n_x; i++)
+        if (!isnan(f->series[series * f->n_x + i]))
+            return false;
+    return true;
+}
+
+static void put_ridge_axis(const struct figure *f, struct str *out) {
+    int every = 1;
+    while (every * ridge_step(f) < 18)
+        every++;
+    str_printf(out, "unset key\nset yrange [-0.3:%zu.9]\nset ytics (", f->n_series);
+    for (size_t k = 0; k < f->n_series; k += (size_t)every)
+        str_printf(out, "%s'%zu' %zu", k ? ", " : "", k, f->n_series - 1 - k);
+    str_puts(out, ")\nset ytics scale 0\nunset grid\nset grid xtics linetype 1 linecolor rgb '#e3e6e9' linewidth 0.8\nheight(share) = 1.7 * sqrt(share / ");
+    text_put_double(out, largest_share(f));
+    str_puts(out, ")\n");
+    for (size_t k = 0; k < f->n_series; k++)
+        if (is_missing(f, k))
+            str_printf(out, "set label 'no values' at graph 0.01, first %zu.25 left front font ',9' textcolor rgb '" MUTED_COLOR "'\n",
+                       f->n_series - 1 - k);
+}
+
+static void put_ridges(const struct figure *f, struct str *out) {
+    for (size_t k = 0; k < f->n_series; k++) {
+        size_t base = f->n_series - 1 - k, column = (size_t)column_series(f) + k;
+        struct rgb c = colormap_at(COLORMAP_VIRIDIS, f->n_series > 1 ? 0.92 * (double)k / (double)(f->n_series - 1) : 0.4);
+        put_source(f, out);
+        str_printf(out, "1:(%zu):(%zu + height($%zu)) with filledcurves fillstyle solid 0.8 noborder linecolor rgb '#%02x%02x%02x' notitle, \\\n     ",
+                   base, base, column, c.r, c.g, c.b);
+        put_source(f, out);
+        str_printf(out, "1:(%zu + height($%zu)) with lines linewidth 0.8 linecolor rgb '" TEXT_COLOR "' notitle%s", base, column,
+                   k + 1 < f->n_series ? ", \\\n     " : "");
+    }
+}
+
+static void put_plot(const struct figure *f, struct str *out) {
+    str_puts(out, "plot ");
+    if (f->kind == FIGURE_LINES)
+        put_lines(f, out);
+    else if (f->kind == FIGURE_RIDGES)
+        put_ridges(f, out);
+    else
+        put_profile(f, out);
+    str_putc(out, '\n');
+}
+
+static void put_outputs(const struct figure *f, int height, struct str *out) {
+    str_printf(out, "set terminal pngcairo noenhanced size %d,%d fontscale 2 linewidth 2 pointscale 2 font 'DejaVu Sans,10'"
+               " background rgb 'white'\nset output '%s.png'\n", 2 * WIDTH, 2 * height, f->name);
+    put_plot(f, out);
+    str_printf(out, "set terminal svg noenhanced size %d,%d font 'DejaVu Sans,13' background rgb 'white'\nset output '%s.svg'\nreplot\n"
+               "unset output\n", WIDTH, height, f->name);
+}
+
+static void put_frame(const struct figure *f, int height, int foot, bool colored, struct str *out) {
+    double top = f->kind == FIGURE_RIDGES ? TOP - 24 : TOP;
+    str_puts(out, "set encoding utf8\nset datafile separator ','\nset border 3 linecolor rgb '" MUTED_COLOR "'\n"
+                  "set tics nomirror out scale 0.6 textcolor rgb '" MUTED_COLOR "'\n"
+                  "set grid linetype 1 linecolor rgb '#e3e6e9' linewidth 0.8\n");
+    str_puts(out, "set label ");
+    figure_put_quoted(out, f->title);
+    str_printf(out, " at screen %.5f, screen %.5f left font 'DejaVu Sans:Bold,13' textcolor rgb '" TEXT_COLOR "' noenhanced\n",
+               (double)SIDE / WIDTH, 1 - 26.0 / height);
+    put_setting(out, "xlabel", f->x_title, " textcolor rgb '" TEXT_COLOR "'");
+    put_setting(out, "ylabel", f->y_title, " textcolor rgb '" TEXT_COLOR "'");
+    str_printf(out, "set key at screen %.5f, screen %.5f right top horizontal textcolor rgb '" TEXT_COLOR "'\n",
+               1 - 30.0 / WIDTH, 1 - 46.0 / height);
+    str_printf(out, "set lmargin at screen %.5f\nset rmargin at screen %.5f\nset tmargin at screen %.5f\nset bmargin at screen %.5f\n",
+               84.0 / WIDTH, 1 - (colored ? 104.0 : 30.0) / WIDTH, 1 - top / height, (foot + BOTTOM) / height);
+}
+
+void figure_put_script(const struct figure *f, struct str *out) {
+    struct str caption = {0};
+    wrap_caption(f, &caption);
+    int foot = count_lines(str_text(&caption)) * CAPTION_LEADING, height = plot_height(f) + foot;
+    bool colored = f->kind == FIGURE_LINES && f->n_series > 0;
+    str_printf(out, "# Draws %s.png and %s.svg from %s.csv: gnuplot %s.gp\n", f->name, f->name, f->name, f->name);
+    put_frame(f, height, foot, colored, out);
+    if (f->x_log)
+        str_puts(out, "set logscale x 2\n");
+    put_range(out, "x", f->x_low, f->x_high);
+    put_range(out, "y", f->y_low, f->y_high);
+    put_ticks(f, out);
+    put_mark(f, out);
+    if (colored) {
+        put_palette(f->n_series, out);
+        put_colorbox(height, foot, out);
+    }
+    if (f->kind == FIGURE_RIDGES)
+        put_ridge_axis(f, out);
+    put_caption(&caption, height, out);
+    put_outputs(f, height, out);
+    out->failed |= caption.failed;
+    str_free(&caption);
+}

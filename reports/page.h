@@ -1,0 +1,46 @@
+/* page.h - index.html: one self-contained file that asks nobody for anything. A strict Content-Security-Policy allows no request,
+ * only the page's own style sheet and script (by their hashes) and images inside the page. Light and dark follow the reader's
+ * setting; without script everything is there, only the tables cannot be sorted. Every string from outside is escaped.
+ *
+ * A page is built piece by piece into a struct str, whose errors are sticky: begin, any pieces, end. */
+#ifndef SPKV_REPORTS_PAGE_H
+#define SPKV_REPORTS_PAGE_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "reports/figure.h"
+#include "reports/heatmap.h"
+#include "reports/run.h"
+#include "reports/table.h"
+
+/* The first lines of every page; a directory with such an index.html is one of ours. */
+#define PAGE_MARK "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"generator\" content=\"spkv report\">\n"
+
+void page_begin(struct str *page, const char *title, const char *lead);
+
+/* A section of one run: heading, the numbers in front, the facts of the run. `number` is 0 for the only run of a page. */
+void page_put_run(struct str *page, const struct run *run, size_t number);
+
+void page_put_heading(struct str *page, const char *heading);
+void page_put_note(struct str *page, const char *text);
+void page_begin_fold(struct str *page, const char *summary); /* what follows is folded away, until page_end_fold() */
+void page_end_fold(struct str *page);
+
+/* A heatmap as inline SVG with hover texts. */
+int page_put_heatmap(struct str *page, const struct heatmap *map, struct err *err);
+
+/* A figure: `svg` is the text gnuplot made, shown as an image, or NULL when it was not drawn, and then `notice` says why. */
+void page_put_figure(struct str *page, const struct figure *figure, const struct str *svg, const char *notice);
+
+/* A table; long ones are folded. `file` is the CSV beside the page that has all its columns. */
+void page_put_table(struct str *page, const struct table *table, const char *caption, const char *file);
+
+/* What the words mean, and the end. */
+void page_end(struct str *page, const char *version);
+
+/* The style sheet and script, whose hashes stand in the page; for tests. */
+extern const char page_style[], page_script[];
+
+#endif

@@ -1,0 +1,325 @@
+#include "reports/report.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "reports/page.h"
+#include "reports/run_figures.h"
+#include "reports/run_maps.h"
+#include "reports/run_tables.h"
+
+struct report {
+    const struct report_options *options;
+    char *dir;       /* where files go now: the temporary directory */
+    struct run *runs; /* (n_runs) */
+    size_t n_runs;
+    struct str page;
+};
+
+/* -- the pieces of one run ------------------------------------------------------------------------------------------------ */
+
+static int write_map(struct report *r, const struct run *run, const char *dir, const char *name, const struct run_map *map,
+                     struct err *err) {
+    struct str path = {0};
+    int rc = OK;
+    if (!heatmap_fits(&map->map)) {
+        page_put_note(&r->page, "Too many layers or heads for a heatmap: see heads.csv.");
+        return OK;
+    }
+    str_printf(&path, "%s/%s.png", dir, name);
+    if (path.failed)
+        rc = err_memory(err, "a path", path.len);
+    if (rc == OK)
+        rc = run_map_write(map, run, str_text(&path), err);
+    if (rc == OK)
+        rc = page_put_heatmap(&r->page, &map->map, err);
+    str_free(&path);
+    return rc;
+}
+
+static int write_quantity(struct report *r, const struct run *run, const char *dir, const struct run_quantity *q, struct err *err) {
+    struct run_map map;
+    int rc = run_map_create(run, q, &map, err);
+    if (rc != OK)
+        return rc;
+    rc = write_map(r, run, dir, q->name, &map, err);
+    run_map_free(&map);
+    return rc;
+}
+
+static int write_figure(struct report *r, const struct run *run, const char *dir, enum run_figure_kind kind, struct err *err) {
+    struct run_figure f;
+    struct figure_result result;
+    struct str path = {0};
+    char *svg = NULL;
+    size_t n_svg = 0;
+    int rc = run_figure_create(run, kind, &f, err);
+    if (rc != OK)
+        return rc;
+    if ((rc = figure_write(&f.figure, dir, r->options->gnuplot, &result, err)) != OK)
+        goto out;
+    str_printf(&path, "%s/%s.svg", dir, f.figure.name);
+    if (result.drawn && (rc = file_read_all(str_text(&path), (size_t)64 << 20, &svg, &n_svg, err)) != OK)
+        goto out;
+    page_put_figure(&r->page, &f.figure, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
+    if (!result.drawn && r->options->note)
+        r->options->note(r->options->self, result.notice);
+out:
+    free(svg);
+    str_free(&path);
+    run_figure_free(&f);
+    return rc;
+}
+
+/* Writes the CSV; shows the table on the page when it has a caption. */
+static int write_table(struct report *r, const struct run *run, const char *dir, const char *file, const char *caption,
+                       void (*fill)(const struct run *run, struct table *out), struct err *err) {
+    struct table table;
+    char *path = file_join(dir, file, err);
+    int rc = ERR_MEMORY;
+    fill(run, &table);
+    if (path && (table_n_rows(&table) == 0 || (rc = table_write_csv(&table, path, err)) == OK)) {
+        rc = OK;
+        if (caption)
+            page_put_table(&r->page, &table, caption, file);
+    }
+    table_free(&table);
+    free(path);
+    return rc;
+}
+
+static int write_tables(struct report *r, struct profile *profile, const struct run *run, const char *dir, struct err *err) {
+    int rc;
+    page_put_heading(&r->page, "Tables");
+    if ((rc = write_table(r, run, dir, "layers.csv", "Per layer, all KV heads together.", run_table_layers, err)) != OK ||
+        (rc = write_table(r, run, dir, "heads.csv", "Per layer and KV head.", run_table_heads, err)) != OK ||
+        (rc = write_table(r, run, dir, "positions.csv", NULL, run_table_positions, err)) != OK ||
+        (rc = write_table(r, run, dir, "utility_histogram.csv", NULL, run_table_utility, err)) != OK)
+        return rc;
+    char *path = file_join(dir, "sequences.csv", err);
+    rc = path ? run_write_sequences(profile, path, err) : ERR_MEMORY;
+    free(path);
+    return rc;
+}
+
+static int write_run(struct report *r, struct profile *profile, const struct run *run, size_t number, const char *dir,
+                     struct err *err) {
+    const struct run_quantity *q[RUN_MAX_MAPS];
+    size_t n = run_quantities(run, q);
+    int rc = OK;
+    page_put_run(&r->page, run, number);
+    if (n == 0)
+        page_put_note(&r->page, "Nothing was counted per head: no sequence is long enough to leave the window, or the run is empty.");
+    else
+        rc = write_quantity(r, run, dir, q[0], err);
+    for (int kind = 0; rc == OK && kind < RUN_N_FIGURES; kind++)
+        if (run_has_figure(run, (enum run_figure_kind)kind))
+            rc = write_figure(r, run, dir, (enum run_figure_kind)kind, err);
+    if (n > 1)
+        page_begin_fold(&r->page, "Further heatmaps");
+    for (size_t i = 1; rc == OK && i < n; i++)
+        rc = write_quantity(r, run, dir, q[i], err);
+    if (n > 1)
+        page_end_fold(&r->page);
+    return rc == OK ? write_tables(r, profile, run, dir, err) : rc;
+}
+
+/* Each run against the first one of the same shape and kind. */
+static int write_differences(struct report *r, struct err *err) {
+    int rc = OK;
+    for (size_t i = 1; rc == OK && i < r->n_runs; i++) {
+        const struct run_quantity *q = run_common_quantity(&r->runs[0], &r->runs[i]);
+        struct run_map map;
+        char name[48];
+        if (!q) {
+            page_put_note(&r->page, "The runs differ in layers, KV heads or in what was recorded: no difference is drawn.");
+            continue;
+        }
+        snprintf(name, sizeof name, "difference_%zu_1", i + 1);
+        if ((rc = run_map_create_difference(&r->runs[0], &r->runs[i], q, &map, err)) == OK) {
+            rc = write_map(r, &r->runs[i], r->dir, name, &map, err);
+            run_map_free(&map);
+        }
+    }
+    return rc;
+}
+
+/* -- the whole ------------------------------------------------------------------------------------------------------------ */
+
+static void begin_page(struct report *r) {
+    struct str title = {0};
+    if (r->n_runs == 1) {
+        str_puts(&title, "KV cache report: ");
+        run_put_short_name(&title, r->runs[0].meta->model_path);
+    } else
+        str_printf(&title, "KV cache report of %zu runs", r->n_runs);
+    page_begin(&r->page, str_text(&title),
+               "Which layers and heads of a language model keep which part of their key-value cache, measured by running text through it.");
+    r->page.failed |= title.failed;
+    str_free(&title);
+}
+
+static int write_runs(struct report *r, struct profile *const *profiles, struct err *err) {
+    int rc = OK;
+    for (size_t i = 0; rc == OK && i < r->n_runs; i++) {
+        struct str dir = {0};
+        str_puts(&dir, r->dir);
+        if (r->n_runs > 1)
+            str_printf(&dir, "/run%zu", i + 1);
+        rc = dir.failed ? err_memory(err, "a path", dir.len) : file_make_dirs(dir.data, err);
+        if (rc == OK)
+            rc = write_run(r, profiles[i], &r->runs[i], r->n_runs > 1 ? i + 1 : 0, dir.data, err);
+        str_free(&dir);
+    }
+    return rc;
+}
+
+static int write_page(struct report *r, struct err *err) {
+    char *path = file_join(r->dir, "index.html", err);
+    if (!path)
+        return ERR_MEMORY;
+    page_end(&r->page, r->options->version ? r->options->version : "");
+    int rc = r->page.failed ? err_memory(err, "the page", r->page.len)
+                            : file_write_all(path, str_text(&r->page), r->page.len, err);
+    free(path);
+    return rc;
+}
+
+static int write_all(struct report *r, struct profile *const *profiles, struct err *err) {
+    int rc;
+    for (size_t i = 0; i < r->n_runs; i++)
+        if ((rc = run_load(profiles[i], &r->runs[i], err)) != OK)
+            return rc;
+    begin_page(r);
+    if ((rc = write_differences(r, err)) != OK || (rc = write_runs(r, profiles, err)) != OK)
+        return rc;
+    return write_page(r, err);
+}
+
+/* -- the directory -------------------------------------------------------------------------------------------------------- */
+
+static bool is_empty_dir(const char *path) {
+    DIR *dir = opendir(path);
+    int n = 0;
+    if (!dir)
+        return false;
+    while (n <= 2 && readdir(dir))
+        n++;
+    closedir(dir);
+    return n <= 2; /* . and .. */
+}
+
+/* Whether an earlier report lies there: then its page begins with our mark. */
+static bool is_report(const char *path) {
+    char *page = file_join(path, "index.html", NULL), head[sizeof PAGE_MARK] = {0};
+    FILE *stream = page ? fopen(page, "rb") : NULL;
+    bool ours = stream && fread(head, 1, sizeof head - 1, stream) == sizeof head - 1 && strcmp(head, PAGE_MARK) == 0;
+    if (stream)
+        fclose(stream);
+    free(page);
+    return ours;
+}
+
+static int check_target(const struct report_options *o, struct err *err) {
+    int rc = file_check_free(o->dir, o->force, err);
+    if (rc != OK || !file_exists(o->dir) || is_empty_dir(o->dir) || is_report(o->dir))
+        return rc;
+    return err_set(err, ERR_EXISTS, o->dir,
+                   "exists and is neither empty nor a report: --force does not replace it (give another directory)");
+}
+
+/* PATH without trailing slashes, in new memory; its parent exists afterwards. */
+static char *prepare_path(const char *path, struct err *err) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    char *copy = mem_strndup(path, n, err), *slash = copy ? strrchr(copy, '/') : NULL;
+    if (slash && slash != copy) {
+        *slash = 0;
+        int rc = file_make_dirs(copy, err);
+        *slash = '/';
+        if (rc != OK) {
+            free(copy);
+            return NULL;
+        }
+    }
+    return copy;
+}
+
+static int make_temporary(const char *target, char **out, struct err *err) {
+    struct str name = {0};
+    str_printf(&name, "%s.tmp-XXXXXX", target);
+    if (name.failed)
+        return err_memory(err, "a path", strlen(target));
+    mode_t mask = umask(0);
+    umask(mask);
+    if (!mkdtemp(name.data) || chmod(name.data, 0777 & ~mask) != 0) {
+        int rc = err_errno(err, errno, target, "cannot make a directory beside it");
+        str_free(&name);
+        return rc;
+    }
+    *out = name.data;
+    return OK;
+}
+
+/* Brings everything below a directory to the disk, gnuplot's files too. */
+static int sync_tree(const char *path, struct err *err) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = OK;
+    if (fd < 0 || syncfs(fd) != 0)
+        rc = err_errno(err, errno, path, "cannot write to disk");
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+/* Takes the place of an old report in one step where the file system can exchange two names, else in two. */
+static int publish(const char *temporary, const char *target, struct err *err) {
+    int rc = sync_tree(temporary, err);
+    if (rc != OK)
+        return rc;
+    if (file_exists(target)) {
+        if (renameat2(AT_FDCWD, temporary, AT_FDCWD, target, RENAME_EXCHANGE) == 0)
+            return file_remove_tree(temporary, err); /* now the old one */
+        if ((rc = file_remove_tree(target, err)) != OK)
+            return rc;
+    }
+    return file_publish(temporary, target, err);
+}
+
+int report_write(struct profile *const *profiles, size_t n_profiles, const struct report_options *options, struct err *err) {
+    struct report r = {.options = options, .n_runs = n_profiles};
+    char *target = NULL;
+    int rc = check_target(options, err);
+    if (rc != OK)
+        return rc;
+    if (!(target = prepare_path(options->dir, err))) {
+        rc = err_set(err, ERR_IO, options->dir, "cannot make its parent directory");
+        goto out;
+    }
+    if ((rc = make_temporary(target, &r.dir, err)) != OK)
+        goto out;
+    if (!(r.runs = mem_alloc(n_profiles, sizeof *r.runs, "runs", err))) {
+        rc = ERR_MEMORY;
+        goto out;
+    }
+    if ((rc = write_all(&r, profiles, err)) == OK)
+        rc = publish(r.dir, target, err);
+out:
+    if (rc != OK && r.dir)
+        file_remove_tree(r.dir, NULL);
+    for (size_t i = 0; r.runs && i < n_profiles; i++)
+        run_free(&r.runs[i]);
+    free(r.runs);
+    free(r.dir);
+    free(target);
+    str_free(&r.page);
+    return rc;
+}

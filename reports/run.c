@@ -1,0 +1,121 @@
+#include "reports/run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reports/text.h"
+
+static int load_bins(struct profile *profile, struct run *run, struct err *err) {
+    size_t n_edges;
+    int rc = OK;
+    if (profile_has(profile, PROFILE_UTILITY_HISTOGRAM)) {
+        run->utility_edges = profile_utility_edges(profile, &n_edges);
+        rc = profile_read_bins(profile, PROFILE_UTILITY_HISTOGRAM, -1, &run->utility, &run->n_utility_bins, err);
+        ASSERT(rc != OK || n_edges == run->n_utility_bins + 1);
+    }
+    if (rc == OK && run->meta->has_gates && profile_has(profile, PROFILE_POSITION_OPEN)) {
+        run->position_edges = profile_position_edges(profile, &n_edges);
+        rc = statistics_positions(profile, -1, &run->positions, err);
+        ASSERT(rc != OK || n_edges == run->positions.n_bins + 1);
+    }
+    if (rc == OK && profile_has(profile, PROFILE_ATTENTION_DISTANCE)) {
+        rc = profile_read_bins(profile, PROFILE_ATTENTION_DISTANCE, -1, &run->distance, &run->n_distance_bins, err);
+        ASSERT(rc != OK || run->meta->n_distance_edges == run->n_distance_bins + 1);
+    }
+    return rc;
+}
+
+int run_load(struct profile *profile, struct run *out, struct err *err) {
+    int rc;
+    *out = (struct run){.path = profile_path(profile), .meta = profile_meta(profile), .partial = profile_is_partial(profile)};
+    if ((rc = statistics_compute(profile, -1, &out->statistics, err)) != OK ||
+        (rc = head_measure_compute(&out->statistics, out->meta, &out->measure, err)) != OK ||
+        (rc = load_bins(profile, out, err)) != OK)
+        run_free(out);
+    return rc;
+}
+
+void run_free(struct run *run) {
+    statistics_free(&run->statistics);
+    head_measure_free(&run->measure);
+    bin_density_free(&run->positions);
+    free(run->utility);
+    free(run->distance);
+    *run = (struct run){0};
+}
+
+static void add(struct head_sums *to, const struct head_sums *from) {
+    to->n_scored += from->n_scored;
+    to->n_open += from->n_open;
+    to->n_left_window += from->n_left_window;
+    to->n_kept += from->n_kept;
+    to->visible_pairs += from->visible_pairs;
+    to->causal_pairs += from->causal_pairs;
+    to->n_resident += from->n_resident;
+    to->n_tok += from->n_tok;
+    to->utility_sum += from->utility_sum;
+    to->far_sum += from->far_sum;
+    to->sink_sum += from->sink_sum;
+    to->attention_queries += from->attention_queries;
+}
+
+struct head_sums run_sum_head(const struct run *run, size_t kv_head) {
+    struct head_sums sums = {0};
+    for (size_t l = 0; l < run->statistics.n_layers; l++)
+        add(&sums, run_head(run, l, kv_head));
+    return sums;
+}
+
+void run_put_short_name(struct str *s, const char *path) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/')
+        begin--;
+    if (begin == end) /* "/" or "" */
+        begin = 0;
+    str_append(s, path + begin, end - begin);
+}
+
+void run_put_corpora(const struct run *run, struct str *s) {
+    for (size_t i = 0; i < run->meta->n_corpora; i++) {
+        str_puts(s, i ? ", " : "");
+        run_put_short_name(s, run->meta->corpus_names[i]);
+    }
+}
+
+void run_put_policy(const struct run *run, struct str *s) {
+    const struct profile_meta *m = run->meta;
+    str_puts(s, m->policy);
+    str_printf(s, ", window %u, sinks %u", m->window, m->sinks);
+    if (!isnan(m->threshold)) {
+        str_puts(s, ", threshold ");
+        text_put_double(s, m->threshold);
+    }
+    if (strcmp(m->prefill, "pruned") != 0)
+        str_printf(s, ", %s prefill", m->prefill);
+}
+
+void run_put_context(const struct run *run, struct str *s) {
+    const struct statistics *st = &run->statistics;
+    str_puts(s, "Model ");
+    run_put_short_name(s, run->meta->model_path);
+    str_printf(s, " (%zu layers x %zu KV heads). Corpus: ", st->n_layers, st->n_kv_heads);
+    run_put_corpora(run, s);
+    str_puts(s, ". Policy ");
+    run_put_policy(run, s);
+    str_puts(s, ". ");
+    text_put_count(s, st->n_sequences);
+    str_puts(s, st->n_sequences == 1 ? " sequence, " : " sequences, ");
+    text_put_count(s, st->n_tokens);
+    str_puts(s, run->partial ? " tokens; the run is not complete." : " tokens.");
+}
+
+const char *run_missing(const struct run *run) {
+    for (size_t l = 0; l < run->statistics.n_layers; l++)
+        if (run->statistics.sliding[l])
+            return "no value: a layer with a sliding window of the model's own";
+    return "no value: nothing was counted here";
+}
