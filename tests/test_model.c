@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "engine/session.h"
 #include "kernels/cpu/cpu.h"
@@ -212,7 +213,17 @@ static void run_policy(const struct check *given, const struct model *model, int
     session_free(c.session);
 }
 
-static void run_case(const char *name, const struct setting *setting, struct worst *worst) {
+/* The bar for bf16 is 2e-2 of the largest logit. One random model amplifies the rounding of operands more than that in
+ * transformers too (tests/data/bf16_deviation.json): there its own deviation is the bar. */
+static double bf16_tolerance(const char *name) {
+    json_t *table = json_load_file("tests/data/bf16_deviation.json", 0, NULL);
+    double own = json_number_value(json_object_get(table, name));
+    assert_non_null(table);
+    json_decref(table);
+    return fmax(2e-2, own);
+}
+
+static void run_case(const char *name, const struct setting *given, struct worst *worst) {
     static const int all[CASE_MAX_SEQUENCES] = {0, 1, 2, 3, 4, 5, 6, 7};
     struct model_case model_case;
     struct device *dev = NULL;
@@ -220,6 +231,9 @@ static void run_case(const char *name, const struct setting *setting, struct wor
     struct err err = {0};
     const char *policy_name;
     json_t *policy_json;
+    struct setting own = *given, *setting = &own;
+    if (own.dtype == DTYPE_BF16)
+        own.logit_tolerance = bf16_tolerance(name);
     model_case_open(name, &model_case);
     must(setting->ops->open(&(struct device_options){.n_threads = setting->n_threads, .dtype = setting->dtype}, &dev, &err),
          &err);
@@ -263,7 +277,7 @@ int main(void) {
     /* f32: sums of up to some hundred products in another order, and logits of up to about 10: 1e-4 of the largest logit. bf16:
      * 8 bits of mantissa in operands and cache. */
     const struct setting f32 = {.dtype = DTYPE_F32, .logit_tolerance = 1e-4, .nll_tolerance = 1e-4, .utility_tolerance = 1e-5};
-    const struct setting bf16 = {.dtype = DTYPE_BF16, .logit_tolerance = 2e-2, .nll_tolerance = 0.5, .utility_tolerance = 0.2};
+    const struct setting bf16 = {.dtype = DTYPE_BF16, .nll_tolerance = 0.5, .utility_tolerance = 0.2};
     const struct {
         const char *name;
         const struct ops *ops;
