@@ -51,9 +51,10 @@ static int trie_add(struct trie *trie, const char *text, size_t n, uint32_t toke
     }
     if (rc != OK)
         return rc;
-    if (n == 0 || trie->nodes[node].token)
-        return err_set(err, ERR_INPUT, where, n ? "two tokens look for \"%.100s\"" : "a token becomes empty by normalisation",
-                       text);
+    if (n == 0)
+        return err_set(err, ERR_INPUT, where, "a token becomes empty by normalisation");
+    if (trie->nodes[node].token)
+        return err_set(err, ERR_INPUT, where, "two tokens look for \"%.100s\"", text);
     trie->nodes[node].token = token + 1;
     return OK;
 }
@@ -74,7 +75,8 @@ static const struct added_token *match_at(const struct added_scan *scan, const c
     return token ? &scan->added->tokens[token - 1] : NULL;
 }
 
-void added_scan_begin(struct added_scan *scan, const struct added_tokens *added, bool normalized, const char *text, size_t n) {
+void added_scan_begin(struct added_scan *scan, const struct added_tokens *added, bool normalized, const char *text,
+                      size_t n) {
     const struct trie *trie = normalized ? &added->normalized : &added->raw;
     *scan = (struct added_scan){.added = added, .trie = trie, .text = text, .n = n, .from = trie->n ? 0 : n};
 }
@@ -196,9 +198,10 @@ static int build_tries(struct added_tokens *added, const struct normalizer *norm
         struct added_token *token = &added->tokens[i];
         if (token->normalized)
             rc = normalise(normalizer, &scratch, matching, token, err);
+        const char *text = token->normal ? token->normal : token->content;
+        size_t n = token->normal ? token->normal_n : token->content_n;
         if (rc == OK)
-            rc = trie_add(token->normalized ? &added->normalized : &added->raw, token->normal ? token->normal : token->content,
-                          token->normal ? token->normal_n : token->content_n, (uint32_t)i, where, err);
+            rc = trie_add(token->normalized ? &added->normalized : &added->raw, text, n, (uint32_t)i, where, err);
         if (rc == OK && (size_t)token->id >= added->n_ids)
             added->n_ids = (size_t)token->id + 1;
     }

@@ -67,7 +67,8 @@ struct added_scan {
     size_t done;    /* end of the match before */
 };
 
-void added_scan_begin(struct added_scan *scan, const struct added_tokens *added, bool normalized, const char *text, size_t n);
+void added_scan_begin(struct added_scan *scan, const struct added_tokens *added, bool normalized, const char *text,
+                      size_t n);
 bool added_scan_next(struct added_scan *scan, struct added_match *match);
 
 #endif

@@ -1,5 +1,5 @@
-/* bpe.h - byte pair encoding: a piece of text to token ids, as the BPE model of the Hugging Face library does it. The model is
- * immutable; each thread has its own scratch.
+/* bpe.h - byte pair encoding: a piece of text to token ids, as the BPE model of the Hugging Face library does it. The model
+ * is immutable; each thread has its own scratch.
  *
  * Merges go by (rank, position) through a heap, O(n log n) for any piece. Before that a piece is cut wherever no merge could
  * ever join the two neighbours (no rule has these two characters at its seam), which changes no id and turns a whole text

@@ -75,8 +75,8 @@ static void consider(const struct bpe *bpe, struct bpe_scratch *scratch, int32_t
         heap_push(scratch, (struct bpe_candidate){(uint64_t)merge->rank << 32 | (uint32_t)left, merge->id});
 }
 
-/* Merges by rank, then from left to right. A candidate whose pair has changed is dropped unless the new pair becomes the same
- * token: so the library has it. */
+/* Merges by rank, then from left to right. A candidate whose pair has changed is dropped unless the new pair becomes the
+ * same token: so the library has it. */
 static void merge_all(const struct bpe *bpe, struct bpe_scratch *scratch, size_t n_symbols) {
     struct bpe_symbol *symbols = scratch->symbols;
     scratch->n_heap = 0;

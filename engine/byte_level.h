@@ -1,5 +1,5 @@
 /* byte_level.h - the byte-level alphabet of GPT-2: every byte has a printable character, so that a vocabulary of strings
- * can hold any bytes. Visible Latin-1 characters stand for themselves, the other 68 bytes, in order, for U+0100 to U+0143. */
+ * can hold any bytes. Visible Latin-1 characters stand for their own bytes, U+0100 to U+0143 for the other 68, in order. */
 #ifndef SPKV_ENGINE_BYTE_LEVEL_H
 #define SPKV_ENGINE_BYTE_LEVEL_H
 

@@ -149,7 +149,8 @@ static int parse_into(struct decoder *decoder, const json_t *json, const char *w
         step->kind = STEP_FUSE;
     else
         rc = err_set(err, ERR_INPUT, where,
-                     "decoder %s is not supported (ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and Sequence are)",
+                     "decoder %s is not supported\n"
+                     "(ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and Sequence are)",
                      type);
     return rc;
 }
@@ -203,7 +204,8 @@ static size_t broken_length(const char *text, size_t n) {
     size_t want = t[0] >= 0xC2 && t[0] < 0xE0 ? 2 : t[0] >= 0xE0 && t[0] < 0xF0 ? 3 : t[0] >= 0xF0 && t[0] < 0xF5 ? 4 : 1;
     size_t len = 1;
     if (want > 1 && n > 1) {
-        unsigned low = t[0] == 0xE0 ? 0xA0 : t[0] == 0xF0 ? 0x90 : 0x80, high = t[0] == 0xED ? 0x9F : t[0] == 0xF4 ? 0x8F : 0xBF;
+        unsigned low = t[0] == 0xE0 ? 0xA0 : t[0] == 0xF0 ? 0x90 : 0x80;
+        unsigned high = t[0] == 0xED ? 0x9F : t[0] == 0xF4 ? 0x8F : 0xBF;
         if (t[1] < low || t[1] > high)
             return 1;
         for (len = 2; len < want && len < n && (t[len] & 0xC0) == 0x80;)

@@ -1,5 +1,5 @@
-/* decoder.h - the "decoder" of tokenizer.json: ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and sequences of them.
- * Immutable after parsing. */
+/* decoder.h - the "decoder" of tokenizer.json: ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and sequences of
+ * them. Immutable after parsing. */
 #ifndef SPKV_ENGINE_DECODER_H
 #define SPKV_ENGINE_DECODER_H
 
@@ -31,8 +31,8 @@ void decoder_free(struct decoder *decoder);
 /* Appends the text of a list of token strings, which is used up. */
 int decoder_run(const struct decoder *decoder, struct decoder_list *tokens, struct str *out, struct err *err);
 
-/* Appends the bytes that one token string stands for in the middle of a text: decoded alone, without what Strip and Metaspace
- * take from the beginning, and without replacing what is no UTF-8 by itself. */
+/* Appends the bytes that one token string stands for in the middle of a text: decoded alone, without what Strip and
+ * Metaspace take from the beginning, and without replacing what is no UTF-8 by itself. */
 int decoder_token_bytes(const struct decoder *decoder, struct pattern_scratch *matching, const char *token, size_t n,
                         struct str *out, struct err *err);
 

@@ -84,12 +84,22 @@ static int mark(struct nfc *nfc, utf8proc_int32_t c, struct err *err) {
     return rc;
 }
 
+/* Vowels and final consonants of Hangul compose with what stands before; the syllables are normal. */
+static void mark_hangul(struct nfc *nfc) {
+    for (int32_t c = 0x1161; c <= 0x1175; c++)
+        set_bound(nfc, c);
+    for (int32_t c = 0x11A8; c <= 0x11C2; c++)
+        set_bound(nfc, c);
+}
+
 int nfc_create(struct nfc **out, struct err *err) {
     struct nfc *nfc = mem_alloc(1, sizeof *nfc, "normalisation tables", err);
     int rc = nfc ? OK : ERR_MEMORY;
     for (utf8proc_int32_t c = 0xC0; rc == OK && c < N_TABLE; c++)
-        if (c < 0xD800 || c >= 0xE000)
+        if (c < 0xAC00 || c >= 0xE000) /* without Hangul syllables and surrogates */
             rc = mark(nfc, c, err);
+    if (rc == OK)
+        mark_hangul(nfc);
     for (size_t i = 0; rc == OK && i < sizeof young / sizeof *young; i++)
         for (uint32_t c = young[i].first; c <= young[i].last; c++)
             nfc->bound[c / 8] &= (uint8_t)~(1u << (c % 8));

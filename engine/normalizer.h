@@ -24,7 +24,7 @@ struct normalizer_scratch { /* a zeroed struct is ready; free both */
 };
 void normalizer_scratch_free(struct normalizer_scratch *scratch);
 
-/* *out is text itself or memory of the scratch, valid until its next use. ERR_INPUT when the text grows beyond all reason. */
+/* *out is text itself or memory of the scratch, valid until its next use. ERR_INPUT when the text grows beyond reason. */
 int normalizer_run(const struct normalizer *normalizer, struct normalizer_scratch *scratch,
                    struct pattern_scratch *matching, const char *text, size_t n, const char **out, size_t *n_out,
                    size_t *origin, struct err *err);

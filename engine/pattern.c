@@ -20,6 +20,16 @@ struct pattern_scratch {
     pcre2_match_data *data;
 };
 
+static int compile_error(int problem, size_t offset, const char *regex, const struct str *translated, const char *where,
+                         struct err *err) {
+    PCRE2_UCHAR message[256];
+    if (problem == PCRE2_ERROR_HEAP_FAILED)
+        return err_memory(err, "a regular expression", translated->len);
+    pcre2_get_error_message(problem, message, sizeof message);
+    return err_set(err, ERR_INPUT, where, "regular expression \"%.300s\": %s (near byte %zu of \"%.300s\")", regex,
+                   (const char *)message, offset, str_text(translated));
+}
+
 static int compile(struct pattern *pattern, const char *regex, size_t n, const char *where, struct err *err) {
     uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
     struct str translated = {0};
@@ -30,14 +40,11 @@ static int compile(struct pattern *pattern, const char *regex, size_t n, const c
         rc = pattern_translate(regex, n, where, &translated, err);
     if (rc == OK) {
         pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-        const char *text = str_text(&translated);
-        pattern->code = pcre2_compile((PCRE2_SPTR)text, translated.len, options, &problem, &offset, context);
-        if (!pattern->code) {
-            PCRE2_UCHAR message[256];
-            pcre2_get_error_message(problem, message, sizeof message);
-            rc = err_set(err, ERR_INPUT, where, "regular expression \"%.300s\": %s (near byte %zu of \"%.300s\")", regex,
-                         (const char *)message, offset, text);
-        } else
+        PCRE2_SPTR text = (PCRE2_SPTR)str_text(&translated);
+        pattern->code = pcre2_compile(text, translated.len, options, &problem, &offset, context);
+        if (!pattern->code)
+            rc = compile_error(problem, offset, regex, &translated, where, err);
+        else
             pattern->jit = pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE) == 0;
     }
     pcre2_compile_context_free(context);
@@ -140,8 +147,7 @@ static int search(struct pattern_scan *scan, bool *found, struct err *err) {
         return err_memory(err, "a regular expression match", scan->n);
     if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
         return err_set(err, ERR_INPUT, "",
-                       "a regular expression of the tokenizer gives up on the text (PCRE2 error %d): it needs too many steps",
-                       rc);
+                       "a regular expression of the tokenizer needs too many steps on this text (PCRE2 error %d)", rc);
     if (*found) {
         const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(data);
         scan->start = bounds[0];

@@ -356,13 +356,14 @@ static int run_byte_level(const struct run *run, size_t index, const char *text,
     if (stage->prefix_space && text[0] != ' ') {
         str_putc(&prefixed, ' ');
         str_append(&prefixed, text, n);
-        if (prefixed.failed)
-            return err_memory(run->err, "a piece of text", n);
         text = prefixed.data;
         n = prefixed.len;
         origin += origin ? 1 : 0;
     }
-    rc = stage->write_out ? write_out_pieces(run, index, text, n, origin) : go_on(run, index, text, n, origin);
+    if (prefixed.failed)
+        rc = err_memory(run->err, "a piece of text", n);
+    else
+        rc = stage->write_out ? write_out_pieces(run, index, text, n, origin) : go_on(run, index, text, n, origin);
     str_free(&prefixed);
     return rc;
 }

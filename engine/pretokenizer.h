@@ -1,5 +1,5 @@
-/* pretokenizer.h - the "pre_tokenizer" of tokenizer.json: Split, Digits, ByteLevel, Metaspace and sequences of them. Immutable
- * after parsing; each thread has its own scratch.
+/* pretokenizer.h - the "pre_tokenizer" of tokenizer.json: Split, Digits, ByteLevel, Metaspace and sequences of them.
+ * Immutable after parsing; each thread has its own scratch.
  *
  * A text goes through the stages depth first, piece by piece, so that nothing is stored but what a stage rewrites. */
 #ifndef SPKV_ENGINE_PRETOKENIZER_H

@@ -1,5 +1,5 @@
-/* template.h - the "post_processor" of tokenizer.json, as far as it puts tokens around a single sequence: TemplateProcessing,
- * alone or in a Sequence. ByteLevel, which moves offsets only, is passed over. */
+/* template.h - the "post_processor" of tokenizer.json, as far as it puts tokens around a single sequence:
+ * TemplateProcessing, alone or in a Sequence. ByteLevel, which moves offsets only, is passed over. */
 #ifndef SPKV_ENGINE_TEMPLATE_H
 #define SPKV_ENGINE_TEMPLATE_H
 

@@ -130,6 +130,14 @@ static int read_parts(struct tokenizer *t, const json_t *json, const char *where
     return rc;
 }
 
+static int check_template(const struct tokenizer *t, const struct token_list *ids, const char *where, struct err *err) {
+    for (size_t i = 0; i < ids->len; i++)
+        if ((size_t)ids->data[i] >= t->n_vocab)
+            return err_set(err, ERR_INPUT, where, "the post_processor adds token %d, but ids end at %zu", (int)ids->data[i],
+                           t->n_vocab);
+    return OK;
+}
+
 /* "truncation" and "padding" are left out: whole documents are encoded here, as transformers does unless it is told
  * otherwise. */
 int tokenizer_parse(const char *text, size_t n, const char *where, struct tokenizer **out, struct err *err) {
@@ -141,6 +149,10 @@ int tokenizer_parse(const char *text, size_t n, const char *where, struct tokeni
         rc = read_parts(t, json, where, err);
     if (rc == OK)
         rc = make_texts(t, where, err);
+    if (rc == OK)
+        rc = check_template(t, &t->template.prefix, where, err);
+    if (rc == OK)
+        rc = check_template(t, &t->template.suffix, where, err);
     json_decref(json);
     if (rc != OK) {
         tokenizer_free(t);
@@ -231,8 +243,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, stru
     if (bad < n)
         return err_set(err, ERR_INPUT, "", "the text is not valid UTF-8 at byte %zu (convert it to UTF-8 first)", bad);
     if (n > MAX_TEXT_BYTES)
-        return err_set(err, ERR_INPUT, "", "a text of %zu bytes is too long to be encoded at once (the limit is %d: split it)",
-                       n, MAX_TEXT_BYTES);
+        return err_set(err, ERR_INPUT, "", "a text of %zu bytes is too long to be encoded at once (split it at %d)", n,
+                       MAX_TEXT_BYTES);
     if (n == 0)
         return OK;
     origin = utf8_decode(text, n, &first);

@@ -52,10 +52,11 @@ static struct tokenizer *make_tokenizer(void) {
     struct str json = {0};
     struct tokenizer *tokenizer;
     struct err err = {0};
-    str_puts(&json, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<s>\", \"special\": true, \"normalized\": false}], \"decoder\":"
-                    "{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"String\": \"\xE2\x96\x81\"},"
-                    "\"content\": \" \"}, {\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\","
-                    "\"content\": \" \", \"start\": 1, \"stop\": 0}]}, \"model\": {\"merges\": [], \"vocab\": {");
+    str_puts(&json, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<s>\", \"special\": true, \"normalized\": false}],"
+                    "\"decoder\": {\"type\": \"Sequence\", \"decoders\": ["
+                    "{\"type\": \"Replace\", \"pattern\": {\"String\": \"\xE2\x96\x81\"}, \"content\": \" \"},"
+                    "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\", \"content\": \" \","
+                    "\"start\": 1, \"stop\": 0}]}, \"model\": {\"merges\": [], \"vocab\": {");
     for (int i = 0; i < N_TOKENS; i++)
         str_printf(&json, "%s\"%s\": %d", i ? ", " : "", tokens[i].token, i);
     str_puts(&json, ", \"gap\": 40}}}");

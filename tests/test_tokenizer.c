@@ -312,6 +312,9 @@ static void test_refusals(void **state) {
         {WITH("\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": []}"), "Sequence A"},
         {WITH("\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}}]}"),
          "\"x\""},
+        {WITH("\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}},"
+              "{\"Sequence\": {\"id\": \"A\"}}], \"special_tokens\": {\"x\": {\"ids\": [3]}}}"),
+         "token 3"},
         {WITH("\"decoder\": {\"type\": \"WordPiece\"}"), "WordPiece"},
         {WITH("\"decoder\": {\"type\": \"Strip\", \"content\": \" \", \"start\": -1}"), "start"},
         {WITH("\"added_tokens\": {}"), "array"},

@@ -174,9 +174,9 @@ def llama2(size, text):
 def mistral(size, text):
     tokens, merges = _llama_tokens(size, text)
     specials = _spiece_specials() + [added(len(tokens), "[INST]"), added(len(tokens) + 1, "[/INST]")]
-    return assemble(tokens, merges, specials, pre_tokenizer=metaspace("first", False), post_processor=template([("<s>",
-                                                                                                                 1)]),
-                    decoder=LLAMA_DECODER, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    return assemble(tokens, merges, specials, pre_tokenizer=metaspace("first", False),
+                    post_processor=template([("<s>", 1)]), decoder=LLAMA_DECODER, unk_token="<unk>", fuse_unk=True,
+                    byte_fallback=True)
 
 
 def metaspace_split(size, text):
@@ -233,8 +233,8 @@ def torture(size, text):
                           {"type": "Replace", "pattern": {"String": " "}, "content": WORD})
     n = len(tokens)
     extra = [("<one>", dict(single_word=True)), ("<left>", dict(lstrip=True)), ("<right>", dict(rstrip=True)),
-             ("<both>", dict(lstrip=True, rstrip=True)), ("  ", dict(special=False)), ("\n\n", dict(special=False,
-                                                                                                    lstrip=True)),
+             ("<both>", dict(lstrip=True, rstrip=True)), ("  ", dict(special=False)),
+             ("\n\n", dict(special=False, lstrip=True)),
              ("mill", dict(special=False, single_word=True)), ("“name”", dict(special=False, normalized=True)),
              ("cafe\u0301", dict(special=False, normalized=True)), ("the river", dict(normalized=True, single_word=True)),
              ("ab", dict(special=False)), ("abc", dict(special=False)), ("bcd", dict(special=False, normalized=True)),
@@ -315,7 +315,8 @@ class Strings:
                         (0x1100, 0x1200),
                         (0x2000, 0x2C00), (0x3000, 0x3400), (0xAC00, 0xD7A4), (0x10000, 0x12000), (0x1D000, 0x20000))]
         self.marks = [c for c in self.all if unicodedata.combining(chr(c))]
-        self.space = [9, 10, 11, 12, 13, 32, 32, 32, 32, 0x85, 0xA0, 0x1680, 0x180E, 0x2003, 0x200B, 0x2028, 0x202F, 0x3000, 0xFEFF]
+        self.space = [9, 10, 11, 12, 13, 32, 32, 32, 32, 0x85, 0xA0, 0x1680, 0x180E, 0x2003, 0x200B, 0x2028, 0x202F, 0x3000,
+                      0xFEFF]
         self.bits = ["'s", "'LL", "'re", "n't", "12", "345", "\r\n", "\n\n", "  ", " ", "e\u0301", "▁", "<", ">", "'ſ",
                      "ab", "abc"]
         self.added = [t["content"] for t in tokenizer_json["added_tokens"]]
