@@ -161,8 +161,8 @@ static void invent(struct fake_sequence *f, const struct fake_run *run, size_t i
 }
 
 /* Gates of tokens first .. first + n - 1, with a stride of their own between layers. */
-static int report_gates(struct profile_writer *w, struct fake_sequence *f, const struct fake_run *run, size_t first, size_t n,
-                        struct err *err) {
+static int report_gates(struct profile_writer *w, struct fake_sequence *f, const struct fake_run *run, size_t first,
+                        size_t n, struct err *err) {
     size_t stride = n * FAKE_HEADS;
     for (size_t layer = 0; layer < FAKE_LAYERS; layer++)
         for (size_t t = 0; t < n; t++)
