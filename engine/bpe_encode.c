@@ -212,9 +212,9 @@ static int encode_remembered(const struct bpe *bpe, struct bpe_scratch *scratch,
     struct bpe_word *word = &scratch->words[XXH3_64bits(text, n) & scratch->word_mask];
     size_t before = out->len;
     if (word->n_bytes == n && word->whole == whole && memcmp(word->text, text, n) == 0) {
-        int rc = mem_grow(&out->data, &out->cap, out->len + WORD_IDS, sizeof *out->data, "token ids", err);
-        if (rc != OK)
-            return rc;
+        if (out->cap - out->len < WORD_IDS &&
+            mem_grow(&out->data, &out->cap, out->len + WORD_IDS, sizeof *out->data, "token ids", err) != OK)
+            return ERR_MEMORY;
         memcpy(out->data + out->len, word->ids, sizeof word->ids);
         out->len += word->n_ids;
         return OK;
@@ -248,6 +248,8 @@ static struct place place_at(const struct bpe *bpe, const char *text, size_t n) 
     struct place place = {.utf8 = text, .len = 1};
     if (bpe->byte_level)
         place.code_point = byte_level_char((unsigned char)*text);
+    else if (!(*text & 0x80))
+        place.code_point = (unsigned char)*text;
     else
         place.len = utf8_decode(text, n, &place.code_point);
     place.class = bpe_pair_class(place.code_point);

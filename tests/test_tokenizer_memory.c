@@ -81,7 +81,8 @@ static const char json[] =
     "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"s\"}},"
     "{\"Sequence\": {\"id\": \"A\"}}], \"special_tokens\": {\"s\": {\"ids\": [0]}}},"
     "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"String\": \"_\"},"
-    "\"content\": \" \"}, {\"type\": \"ByteFallback\"}, {\"type\": \"Metaspace\", \"replacement\": \"_\"}, {\"type\": \"Fuse\"},"
+    "\"content\": \" \"}, {\"type\": \"ByteFallback\"}, {\"type\": \"Metaspace\", \"replacement\": \"_\"},"
+    "{\"type\": \"Fuse\"},"
     "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}, {\"type\": \"ByteLevel\"}]},"
     "\"model\": {\"unk_token\": \"?\", \"vocab\": {\"?\": 0, \"_\": 1, \"a\": 2, \"b\": 3, \"ab\": 4, \"_ab\": 5, \"1\": 6},"
     "\"merges\": [\"a b\", \"_ ab\"]}}";

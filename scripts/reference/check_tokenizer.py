@@ -3,7 +3,8 @@
 out), on files and on random strings, for tokenizer.json files and for every kind of tokenizer_kinds.py. Builds its C side
 (scripts/reference/tokenize_records.c) itself. Exit status 1 when anything differs.
 
-  check_tokenizer.py [--random N] [--kinds all|none|NAME,...] [--tokenizer FILE]... [--train-on FILE]... [TEXT FILE]...
+  check_tokenizer.py [--random N] [--every] [--kinds all|none|NAME,...] [--tokenizer FILE]... [--train-on FILE]...
+                     [TEXT FILE]...
 
 Text files are compared whole, and JSON Lines (.jsonl) line by line."""
 
@@ -136,6 +137,7 @@ def main():
     parser.add_argument("--tokenizer", action="append", default=[])
     parser.add_argument("--train-on", action="append", default=[], help="text for the trained tokenizers besides their own")
     parser.add_argument("--nfc", action="store_true", help="list the code points with another normal form, and stop")
+    parser.add_argument("--every", action="store_true", help="a text for every assigned code point, too")
     parser.add_argument("files", nargs="*")
     args = parser.parse_args()
     if args.nfc:
@@ -157,6 +159,8 @@ def main():
             n_bad += compare(name, "nasty strings", tokenizer, ours, kinds.NASTY)
             for file in args.files:
                 n_bad += compare(name, pathlib.Path(file).name[:24], tokenizer, ours, read_texts(file))
+            if args.every:
+                n_bad += compare(name, "every code point", tokenizer, ours, kinds.every_code_point())
             strings = kinds.Strings(as_json, args.seed)
             n_bad += compare(name, "random strings", tokenizer, ours, [strings.next() for _ in range(args.random)])
             if ours.close() != 0:

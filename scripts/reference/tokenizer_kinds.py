@@ -304,6 +304,11 @@ def assigned():
     return [c for c in range(1, 0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
 
 
+def every_code_point():
+    """One text for every assigned code point, in several neighbourhoods."""
+    return [f"{c} {c}a{c}1{c} a\u0301{c}\u0323 '{c}\n{c}{c}'s" for c in map(chr, assigned())]
+
+
 class Strings:
     """Random strings: uniform over all assigned code points, over small sets, over tokens, and mixtures of these."""
 
