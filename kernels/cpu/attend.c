@@ -165,7 +165,8 @@ static void check(const struct device *dev, const struct attend_args *a) {
 
 bool attend_plan(struct device *dev, const struct attend_args *a, bool split, struct plan *plan) {
     const struct kv_cache *c = a->cache;
-    size_t n_runs = (size_t)a->batch.n_seq * (size_t)c->n_kv_heads, n_pages = 0, page = 0, words = (size_t)c->page_slots / GROUP_KEYS;
+    size_t n_runs = (size_t)a->batch.n_seq * (size_t)c->n_kv_heads, words = (size_t)c->page_slots / GROUP_KEYS;
+    size_t n_pages = 0, page = 0;
     check(dev, a);
     *plan = (struct plan){.a = a, .n_runs = n_runs, .heads = a->n_heads / (size_t)c->n_kv_heads};
     if (device_failed(dev) || n_runs == 0 || !(plan->runs = device_scratch(dev, SCRATCH_ROWS, n_runs * sizeof *plan->runs)))
@@ -215,7 +216,8 @@ static const float *query_of(const struct attend_run *run, const struct attend_r
     return a->q + row * a->ld_qkv + ((size_t)run->head * rows->heads + r % rows->heads) * rows->head_dim;
 }
 
-struct attend_rows attend_rows_start(const struct device *dev, const struct plan *plan, const struct item *item, char *memory) {
+struct attend_rows attend_rows_start(const struct device *dev, const struct plan *plan, const struct item *item,
+                                     char *memory) {
     const struct attend_run *run = &plan->runs[item->run];
     struct attend_rows rows = {.n = (size_t)item->n_queries * plan->heads, .heads = plan->heads,
                                .head_dim = run->shape.head_dim, .first_query = item->query};
@@ -334,7 +336,8 @@ static void item_run(const struct device *dev, const struct plan *plan, const st
         part_store(parts, &rows, item->part);
 }
 
-static void item_join(const struct device *dev, const struct plan *plan, const struct parts *parts, size_t first, char *memory) {
+static void item_join(const struct device *dev, const struct plan *plan, const struct parts *parts, size_t first,
+                      char *memory) {
     const struct item *item = &plan->items[first];
     struct attend_rows rows = attend_rows_start(dev, plan, item, memory);
     for (size_t i = first; i < plan->n_items && plan->items[i].run == item->run; i++)

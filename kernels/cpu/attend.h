@@ -75,7 +75,8 @@ struct plan {
  * nothing to do. Items of one run follow one another, its parts in order of keys. `split`: runs of one block may be cut. */
 bool attend_plan(struct device *dev, const struct attend_args *a, bool split, struct plan *plan);
 /* The rows of an item in `memory` (plan->rows_bytes): queries filled in, nothing seen yet. */
-struct attend_rows attend_rows_start(const struct device *dev, const struct plan *plan, const struct item *item, char *memory);
+struct attend_rows attend_rows_start(const struct device *dev, const struct plan *plan, const struct item *item,
+                                     char *memory);
 /* Position of a row of the item. */
 static inline int attend_position(const struct attend_run *run, const struct attend_rows *rows, size_t r) {
     return run->pos0 + rows->first_query + (int)(r / rows->heads);
@@ -104,7 +105,8 @@ static inline uint32_t group_mask(const struct key_group *g, int window, int t_w
 /* ---- kernels ------------------------------------------------------------------------------------------------------- */
 
 /* Groups begin .. end-1 of the run for all rows of the item. */
-void attend_rows_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end);
+void attend_rows_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t begin,
+                     size_t end);
 void attend_rows_amx(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end);
 
 /* rows->logit = exp(logit - rows->max) of a tile and up to STEP_GROUPS groups, 0 where not visible. */

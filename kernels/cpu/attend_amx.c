@@ -81,7 +81,8 @@ static INLINE TARGET_AMX void tile_logits(const struct shape *s, const uint16_t 
 }
 
 /* out (16, head_dim) += p V, one column of tiles */
-static INLINE TARGET_AMX void tile_values(const struct shape *s, const uint16_t *p, size_t dim, const struct key_group *groups,
+static INLINE TARGET_AMX void tile_values(const struct shape *s, const uint16_t *p, size_t dim,
+                                          const struct key_group *groups,
                                           size_t n_groups, float *out) {
     int out_stride = (int)(dim * 4), p_stride = STEP_KEYS * 2, v_stride = (int)(dim * 4);
     for (size_t d = 0; d < dim; d += s->v_cols) {

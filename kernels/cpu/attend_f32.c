@@ -36,7 +36,8 @@ static INLINE void group_values(const float *p, size_t n, size_t dim, const stru
 }
 
 /* Rows one at a time or eight at a time. */
-static INLINE void tile_logits(const float *q, size_t n_rows, size_t dim, const struct key_group *g, size_t slots, float *logit,
+static INLINE void tile_logits(const float *q, size_t n_rows, size_t dim, const struct key_group *g, size_t slots,
+                               float *logit,
                                enum isa isa) {
     size_t r = 0;
     for (; r + 8 <= n_rows; r += 8)
@@ -49,7 +50,8 @@ static INLINE void tile_logits(const float *q, size_t n_rows, size_t dim, const 
         group_logits(q + r * dim, 1, dim, g, slots, logit + r * STEP_KEYS, isa);
 }
 
-static INLINE void tile_values(const float *p, size_t n_rows, size_t dim, const struct key_group *g, float *out, enum isa isa) {
+static INLINE void tile_values(const float *p, size_t n_rows, size_t dim, const struct key_group *g, float *out,
+                               enum isa isa) {
     size_t r = 0;
     for (; r + 8 <= n_rows; r += 8)
         group_values(p + r * STEP_KEYS, 8, dim, g, out + r * dim, isa);
@@ -105,7 +107,8 @@ static INLINE float row_exp(float *logit, size_t n, float max, enum isa isa) {
 }
 
 /* Up to four groups for one tile of rows. */
-static INLINE void tile_step(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct key_group *groups,
+static INLINE void tile_step(const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                             const struct key_group *groups,
                              size_t n_groups, enum isa isa) {
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS, dim = rows->head_dim;
     const float *q = (const float *)rows->q + first * dim;
@@ -134,7 +137,8 @@ static INLINE void tile_step(const struct attend_run *run, struct attend_rows *r
         tile_values(rows->logit + i * GROUP_KEYS, n, dim, &groups[i], rows->out + first * dim, isa);
 }
 
-static INLINE void rows_body(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end, enum isa isa) {
+static INLINE void rows_body(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end,
+                             enum isa isa) {
     for (size_t at = begin; at < end; at += STEP_GROUPS) {
         struct key_group groups[STEP_GROUPS], seen[STEP_GROUPS];
         size_t n = end - at < STEP_GROUPS ? end - at : STEP_GROUPS;
@@ -163,7 +167,8 @@ static TARGET_AVX512 void rows_avx512(const struct attend_run *run, struct atten
 }
 #endif
 
-void attend_rows_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end) {
+void attend_rows_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t begin,
+                     size_t end) {
     static void (*const table[])(const struct attend_run *, struct attend_rows *, size_t, size_t) = ISA_TABLE(rows);
     table[dev->isa](run, rows, begin, end);
 }
@@ -186,7 +191,8 @@ static INLINE void masses_body(const struct attend_run *run, struct attend_rows 
     }
 }
 
-static void masses_scalar(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct key_group *groups,
+static void masses_scalar(const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                          const struct key_group *groups,
                           size_t n_groups) {
     masses_body(run, rows, tile, groups, n_groups, ISA_SCALAR);
 }

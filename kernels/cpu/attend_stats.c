@@ -56,7 +56,8 @@ static void add_stretch(const struct device *dev, const struct attend_stats_args
 
 /* Adds the rows of a tile: first all heads of a query to one another, then its weights by distance. */
 static void tile_add(const struct device *dev, const struct attend_stats_args *s, const struct attend_run *run,
-                     struct attend_rows *rows, size_t tile, const struct key_group *groups, size_t n_groups, struct sums *sums) {
+                     struct attend_rows *rows, size_t tile, const struct key_group *groups, size_t n_groups,
+                         struct sums *sums) {
     size_t first = tile * TILE_ROWS, end = first + TILE_ROWS < rows->n ? first + TILE_ROWS : rows->n;
     for (size_t r = first; r < end; r++) {
         float *mass = rows->logit + (r - first) * STEP_KEYS;

@@ -18,7 +18,8 @@
 /* Bits of cpuid(7,0).edx and of XCR0 as in Intel's manual, volume 1, chapters 13 and 18; AMX state must be asked for
  * once per process (Linux, Documentation/arch/x86/xstate.rst). */
 bool ops_cpu_has_amx(void) {
-    enum { EDX_AMX_BF16 = 1 << 22, EDX_AMX_TILE = 1 << 24, XCR0_TILES = 3 << 17, ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    enum { EDX_AMX_BF16 = 1 << 22, EDX_AMX_TILE = 1 << 24, XCR0_TILES = 3 << 17 };
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
     unsigned eax, ebx, ecx, edx, xcr0_low, xcr0_high;
     if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vl") ||
         !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||

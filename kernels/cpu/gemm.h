@@ -40,4 +40,7 @@ bool sgemm_run(const struct sgemm *g);
 /* Few rows: every row of w is read once from memory and used for all rows of x. */
 void gemv_run(struct device *dev, const struct product *p);
 
+/* bf16 x and weight, on AMX devices. */
+void gemm_amx_run(struct device *dev, const struct product *p);
+
 #endif

@@ -22,7 +22,7 @@ enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AMX };
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")))
 #define TARGET_AMX \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,f16c,amx-tile,amx-bf16," \
-                          "prefer-vector-width=512")))
+                          "prfchw,prefer-vector-width=512")))
 #define ISA_TABLE(kernel) {kernel##_scalar, kernel##_avx2, kernel##_avx512, kernel##_avx512}
 #else
 #define ISA_X86 0

@@ -28,7 +28,8 @@ static void product_sgemm(struct device *dev, const struct product *p) {
         if (p->bias)
             bias_fill(p, tile);
         if (!sgemm_run(&(struct sgemm){
-                .m = p->n_rows, .n = tile.end - tile.begin, .k = n_in, .scale = 1, .a = p->x, .lda = n_in, .b = w, .ldb = n_in,
+                .m = p->n_rows, .n = tile.end - tile.begin, .k = n_in, .scale = 1, .a = p->x, .lda = n_in, .b = w,
+                    .ldb = n_in,
                 .transpose_b = true, .c = p->y + o - p->outputs.begin, .ldc = p->ld_y, .accumulate = p->bias != NULL}))
             err_set(&dev->err, ERR_MEMORY, "oneDNN", "a matrix product of %zu x %zu x %zu failed", p->n_rows,
                     tile.end - tile.begin, n_in);
@@ -40,7 +41,13 @@ static void product_sgemm(struct device *dev, const struct product *p) {
 void product_run(struct device *dev, const struct product *p) {
     if (device_failed(dev) || p->n_rows == 0 || p->outputs.begin == p->outputs.end)
         return;
-    if (p->x_dtype == DTYPE_BF16 || p->n_rows <= GEMV_MAX_ROWS)
+#if ISA_X86
+    if (p->x_dtype == DTYPE_BF16) {
+        gemm_amx_run(dev, p);
+        return;
+    }
+#endif
+    if (p->n_rows <= GEMV_MAX_ROWS)
         gemv_run(dev, p);
     else
         product_sgemm(dev, p);
