@@ -44,12 +44,19 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static const struct argp parser = {
-    argp_options, parse, "RUN.h5...",
+    argp_options,
+    parse,
+    "RUN.h5...",
     "Write a report of one or more runs: a page that is complete in itself, heatmaps, figures and tables.\v"
-    "DIR/index.html holds everything in one file and needs no network; beside it lie the heatmaps (PNG), the figures (PNG, SVG, their "
-    "data and gnuplot scripts) and the tables (CSV). Several runs are shown one after the other, with their differences from the "
-    "first.\nDIR must not exist; --force replaces an earlier report as a whole, and nothing else. Without gnuplot the figures are left out.",
-    NULL, NULL, NULL};
+    "DIR/index.html holds everything in one file and needs no network; beside it lie the heatmaps (PNG), the figures (PNG, "
+    "SVG, their "
+    "data and gnuplot scripts) and the tables (CSV). Several runs are shown one after the other, with their differences "
+    "from the "
+    "first.\nDIR must not exist; --force replaces an earlier report as a whole, and nothing else. Without gnuplot the "
+    "figures are left out.",
+    NULL,
+    NULL,
+    NULL};
 
 static void note(void *self, const char *text) {
     const struct report_arguments *a = self;
@@ -59,7 +66,10 @@ static void note(void *self, const char *text) {
 static int write_report(const struct report_arguments *a, struct profile **profiles, struct err *err) {
     struct str version = {0};
     str_printf(&version, " %s (%s)", cli_version, cli_commit);
-    struct report_options options = {.dir = a->dir, .force = a->force, .version = str_text(&version), .note = note,
+    struct report_options options = {.dir = a->dir,
+                                     .force = a->force,
+                                     .version = str_text(&version),
+                                     .note = note,
                                      .self = (void *)(uintptr_t)a};
     for (size_t i = 0; i < a->n_paths; i++) {
         int rc = profile_open(a->paths[i], &profiles[i], err);

@@ -37,12 +37,16 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static const struct argp parser = {
-    argp_options, parse, "RUN.h5",
-    "Show what a run recorded: loss, densities by layer and head, cache bytes.\v"
-    "RUN.h5.part, the directory of a run that is going on or was interrupted, is shown as far as it is closed. With colour (a "
-    "terminal, TERM not dumb, NO_COLOR not set) the map of layers and KV heads is drawn too.",
-    NULL, NULL, NULL};
+static const struct argp parser = {argp_options,
+                                   parse,
+                                   "RUN.h5",
+                                   "Show what a run recorded: loss, densities by layer and head, cache bytes.\v"
+                                   "RUN.h5.part, the directory of a run that is going on or was interrupted, is shown as "
+                                   "far as it is closed. With colour (a "
+                                   "terminal, TERM not dumb, NO_COLOR not set) the map of layers and KV heads is drawn too.",
+                                   NULL,
+                                   NULL,
+                                   NULL};
 
 static int terminal_width(void) {
     struct winsize size;
@@ -62,7 +66,9 @@ static int print_json(const struct run *run, struct err *err) {
 static int print_text(const struct run *run, const struct show_options *o, struct err *err) {
     struct str text = {0};
     bool color = cli_color(stdout);
-    struct terminal_options options = {.color = color, .truecolor = color && cli_truecolor(), .map = o->map || color,
+    struct terminal_options options = {.color = color,
+                                       .truecolor = color && cli_truecolor(),
+                                       .map = o->map || color,
                                        .width = terminal_width()};
     terminal_put_run(run, &options, &text);
     int rc = text.failed ? err_memory(err, "the summary", text.len) : OK;

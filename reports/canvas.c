@@ -18,9 +18,10 @@ struct canvas {
     size_t id;                /* SVG: makes the name of the hatch pattern unique in its document */
 };
 
-static const struct rgb theme[] = {
-    [PAINT_TEXT] = {0x1b, 0x1f, 0x24}, [PAINT_MUTED] = {0x5c, 0x63, 0x6b}, [PAINT_RULE] = {0xb8, 0xbe, 0xc4},
-    [PAINT_BAR] = {0x7d, 0x86, 0x90}};
+static const struct rgb theme[] = {[PAINT_TEXT] = {0x1b, 0x1f, 0x24},
+                                   [PAINT_MUTED] = {0x5c, 0x63, 0x6b},
+                                   [PAINT_RULE] = {0xb8, 0xbe, 0xc4},
+                                   [PAINT_BAR] = {0x7d, 0x86, 0x90}};
 
 static int cairo_error(struct err *err, cairo_status_t status) {
     return status == CAIRO_STATUS_NO_MEMORY ? err_memory(err, "a picture", 0)
@@ -49,7 +50,6 @@ int canvas_create_png(int width, int height, struct canvas **out, struct err *er
     return OK;
 }
 
-
 static void svg_hatch_pattern(struct canvas *c) {
     struct rgb ground = colormap_hatch_ground, line = colormap_hatch_line;
     str_printf(c->svg, "<defs><pattern id=\"hatch%zu\" width=\"%d\" height=\"%d\" patternUnits=\"userSpaceOnUse\">", c->id,
@@ -66,8 +66,8 @@ int canvas_create_svg(int width, int height, const char *alt, struct str *text, 
     if (!c)
         return ERR_MEMORY;
     *c = (struct canvas){.width = width, .height = height, .svg = text, .id = text->len};
-    str_printf(text, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\"", width, height,
-               width, height);
+    str_printf(text, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\"", width,
+               height, width, height);
     str_puts(text, " role=\"img\" aria-label=\"");
     text_put_clean_html(text, alt);
     str_puts(text, "\">\n");
@@ -206,7 +206,9 @@ static char *borrow(const char *text) {
 static void set_text_chunk(png_structp png, png_infop info, const struct canvas_fact *fact) {
     struct str clean = {0};
     text_put_clean(&clean, fact->text);
-    png_text chunk = {.compression = PNG_TEXT_COMPRESSION_NONE, .key = borrow(fact->key), .text = borrow(str_text(&clean)),
+    png_text chunk = {.compression = PNG_TEXT_COMPRESSION_NONE,
+                      .key = borrow(fact->key),
+                      .text = borrow(str_text(&clean)),
                       .text_length = clean.len};
     if (!is_ascii(chunk.text)) {
         chunk.compression = PNG_ITXT_COMPRESSION_NONE;
@@ -244,8 +246,8 @@ static int encode(png_structp png, png_infop info, struct canvas *c, const struc
         set_text_chunk(png, info, &facts[i]);
     png_write_info(png, info);
     for (png_uint_32 y = 0; y < height; y++) {
-        pack_row(cairo_image_surface_get_data(c->surface) + (size_t)y * (size_t)cairo_image_surface_get_stride(c->surface), row,
-                 width);
+        pack_row(cairo_image_surface_get_data(c->surface) + (size_t)y * (size_t)cairo_image_surface_get_stride(c->surface),
+                 row, width);
         png_write_row(png, row);
     }
     png_write_end(png, info);

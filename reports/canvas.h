@@ -1,5 +1,5 @@
-/* canvas.h - the few marks that our own drawings consist of, in two makings: pixels with cairo, written by libpng, and SVG text.
- * Coordinates are whole units (CSS pixels) from the top left corner; a PNG has CANVAS_SCALE pixels per unit, so that
+/* canvas.h - the few marks that our own drawings consist of, in two makings: pixels with cairo, written by libpng, and SVG
+ * text. Coordinates are whole units (CSS pixels) from the top left corner; a PNG has CANVAS_SCALE pixels per unit, so that
  * rectangles are pixel-exact and text stays sharp. One thread per canvas. */
 #ifndef SPKV_REPORTS_CANVAS_H
 #define SPKV_REPORTS_CANVAS_H

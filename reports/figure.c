@@ -115,10 +115,11 @@ static void run_gnuplot(const struct figure *f, const char *dir, const char *gnu
     int error = start(gnuplot, dir, script, log, &pid);
     if (error == ENOENT) {
         snprintf(result->notice, sizeof result->notice,
-                 "%s was not found (Debian: gnuplot-nox), so %s was not drawn; its data and script are there", gnuplot, f->name);
-    } else if (error) {
-        snprintf(result->notice, sizeof result->notice, "%s could not be started (%s): %s was not drawn", gnuplot, strerror(error),
+                 "%s was not found (Debian: gnuplot-nox), so %s was not drawn; its data and script are there", gnuplot,
                  f->name);
+    } else if (error) {
+        snprintf(result->notice, sizeof result->notice, "%s could not be started (%s): %s was not drawn", gnuplot,
+                 strerror(error), f->name);
     } else {
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
             continue;
@@ -129,6 +130,23 @@ static void run_gnuplot(const struct figure *f, const char *dir, const char *gnu
         }
     }
     file_remove_tree(log_path, NULL);
+}
+
+/* Brings what gnuplot wrote to the disk, as our own files are. */
+static int sync_pictures(const struct figure *f, const char *dir, struct err *err) {
+    static const char *const endings[] = {".png", ".svg", "_plain.svg"};
+    int rc = OK;
+    for (size_t i = 0; rc == OK && i < sizeof endings / sizeof *endings; i++) {
+        struct str path = {0};
+        str_printf(&path, "%s/%s%s", dir, f->name, endings[i]);
+        int fd = path.failed ? -1 : open(path.data, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || fsync(fd) != 0)
+            rc = err_errno(err, path.failed ? ENOMEM : errno, str_text(&path), "cannot write to disk");
+        if (fd >= 0)
+            close(fd);
+        str_free(&path);
+    }
+    return rc;
 }
 
 static bool name_is_plain(const char *name) {
@@ -150,6 +168,8 @@ int figure_write(const struct figure *f, const char *dir, const char *gnuplot, s
         rc = write_text(dir, f->name, "gp", &script, err);
     if (rc == OK)
         run_gnuplot(f, dir, gnuplot ? gnuplot : "gnuplot", log, result);
+    if (rc == OK && result->drawn)
+        rc = sync_pictures(f, dir, err);
     free(log);
     str_free(&csv);
     str_free(&script);

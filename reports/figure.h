@@ -1,9 +1,11 @@
 /* figure.h - a figure is data with axis titles, units and a caption; gnuplot draws it. In a directory appear NAME.csv (the
- * data), NAME.gp (a script that draws it again: `gnuplot NAME.gp` there), NAME.png and NAME.svg. Where gnuplot is missing or
- * fails, the pictures are left out, the notice says why, and data and script stay.
+ * data), NAME.gp (a script that draws it again: `gnuplot NAME.gp` there), NAME.png, NAME.svg and NAME_plain.svg, which
+ * leaves title and caption to the page around it. Where gnuplot is missing or fails, the pictures are left out, the notice
+ * says why, and data and script stay.
  *
- * gnuplot runs as a program without a shell. Titles and captions may hold names of files and models: they reach the script only
- * inside single-quoted strings, in which gnuplot substitutes nothing, with "enhanced" markup off. */
+ * gnuplot runs as a program without a shell. Titles and captions may hold names of files and models: they reach the script
+ * only inside single-quoted strings, in which gnuplot substitutes nothing, with straight quotes and backquotes turned into
+ * typographic ones and "enhanced" markup off. */
 #ifndef SPKV_REPORTS_FIGURE_H
 #define SPKV_REPORTS_FIGURE_H
 
@@ -14,8 +16,8 @@
 #include "base/str.h"
 
 enum figure_kind {
-    FIGURE_LINES,   /* one line per series, coloured by its number (layers: the colour bar says which), `all` thick on top */
-    FIGURE_RIDGES,  /* one filled profile per series above its own base line, the first at the top, same scale for all */
+    FIGURE_LINES, /* one line per series, coloured by its number (layers: the colour bar says which), `all` thick on top */
+    FIGURE_RIDGES, /* one filled profile per series above its own base line, the first at the top, same scale for all */
     FIGURE_PROFILE, /* `all` as points over x; series 0 and 1 are the ends of a vertical bar at each x */
 };
 
@@ -25,28 +27,28 @@ struct figure_tick {
 };
 
 struct figure {
-    const char *name;    /* stem of the files: a-z, 0-9, '-', '_' */
+    const char *name; /* stem of the files: a-z, 0-9, '-', '_' */
     enum figure_kind kind;
     const char *title, *x_title, *y_title; /* units included */
-    const char *const *caption;            /* paragraphs */
+    const char *const *caption; /* paragraphs */
     size_t n_caption;
-    const char *alt;     /* what a reader who cannot see the picture should know */
+    const char *alt; /* what a reader who cannot see the picture should know */
 
     size_t n_x;
-    const char *x_name;  /* its CSV column */
-    const double *x;     /* (n_x) */
+    const char *x_name; /* its CSV column */
+    const double *x; /* (n_x) */
     const double *from, *to; /* (n_x) ends of bins for the CSV, or NULL */
-    const double *all;   /* (n_x), NaN = missing, or NULL; CSV column "all" */
+    const double *all; /* (n_x), NaN = missing, or NULL; CSV column "all" */
     const char *all_name; /* its name in the key */
     size_t n_series;
     const double *series; /* (n_series, n_x), NaN = missing */
     const char *const *series_names; /* CSV columns; NULL = layer_0, layer_1, ... */
 
-    bool x_log;          /* base 2 */
+    bool x_log; /* base 2 */
     double x_low, x_high, y_low, y_high; /* NaN = as the data are */
     const struct figure_tick *ticks; /* of x; n_ticks 0 = gnuplot's own */
     size_t n_ticks;
-    double mark;         /* a dashed vertical line at this x; NaN = none */
+    double mark; /* a dashed vertical line at this x; NaN = none */
     const char *mark_title;
 };
 
@@ -55,8 +57,8 @@ struct figure_result {
     char notice[400]; /* why not, "" when drawn */
 };
 
-/* Writes all files below `dir`. `gnuplot` is the program (NULL = "gnuplot", found along PATH). Errors are those of writing the
- * data and the script; what gnuplot cannot do is a notice. */
+/* Writes all files below `dir`. `gnuplot` is the program (NULL = "gnuplot", found along PATH). Errors are those of writing
+ * the data and the script; what gnuplot cannot do is a notice. */
 int figure_write(const struct figure *figure, const char *dir, const char *gnuplot, struct figure_result *result,
                  struct err *err);
 

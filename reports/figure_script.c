@@ -9,13 +9,23 @@
 
 enum {
     WIDTH = 900,       /* CSS pixels; the PNG has twice as many */
-    PLOT_HEIGHT = 430, /* axis titles included */
-    CAPTION_SIZE = 12, CAPTION_LEADING = 17,
+    PLOT_HEIGHT = 390, /* axis titles and key included */
+    CAPTION_SIZE = 12,
+    CAPTION_LEADING = 17,
     SIDE = 24,
+    FIRST_LABEL = 1000, /* tags of labels: the title's, then the caption's lines; others are below */
 };
 
-#define TOP 78.0    /* title and key over the plot */
-#define BOTTOM 74.0 /* axis numbers and title under it */
+/* A picture's measures: whole, or plain without title and caption. */
+struct frame {
+    int height;      /* CSS pixels */
+    double top, foot; /* over the key, under the axis title */
+    bool colored;
+};
+
+#define TITLE 46.0  /* room of the title */
+#define KEY 32.0    /* of the key under it, where there is one */
+#define BOTTOM 74.0 /* of axis numbers and axis title under the plot */
 #define TEXT_COLOR "#1b1f24"
 #define MUTED_COLOR "#5c636b"
 
@@ -25,8 +35,12 @@ void figure_put_quoted(struct str *out, const char *text) {
     str_putc(out, '\'');
     for (const char *p = str_text(&clean); *p; p++) {
         if (*p == '\'')
-            str_putc(out, '\'');
-        str_putc(out, *p);
+            str_puts(out, "\xe2\x80\x99"); /* U+2019: gnuplot 5.4 takes a doubled quote at the start for the end of the
+                                              string */
+        else if (*p == '`')
+            str_puts(out, "\xe2\x80\x98"); /* U+2018 */
+        else
+            str_putc(out, *p);
     }
     str_putc(out, '\'');
     out->failed |= clean.failed;
@@ -44,7 +58,7 @@ static int ridge_step(const struct figure *f) {
 }
 
 static int plot_height(const struct figure *f) {
-    return f->kind == FIGURE_RIDGES ? 130 + (int)f->n_series * ridge_step(f) : PLOT_HEIGHT;
+    return f->kind == FIGURE_RIDGES ? 100 + (int)f->n_series * ridge_step(f) : PLOT_HEIGHT;
 }
 
 static double caption_width(const char *line, const void *self) {
@@ -71,19 +85,20 @@ static int count_lines(const char *text) {
     return n;
 }
 
-/* Labels at the foot of the picture, from the first line's place downward. */
-static void put_caption(struct str *lines, int height, struct str *out) {
-    int n = count_lines(str_text(lines));
-    char *line = lines->data;
+/* Labels at the foot of the picture, from the first line's place downward; tags FIRST_LABEL + 1, ... */
+static void put_caption(const char *lines, int font, int height, struct str *out) {
+    int n = count_lines(lines);
     for (int i = 0; i < n; i++) {
-        char *end = strchr(line, '\n');
-        if (end)
-            *end++ = 0;
-        str_puts(out, "set label ");
-        figure_put_quoted(out, line);
-        str_printf(out, " at screen %.5f, screen %.5f left font ',9' textcolor rgb '" MUTED_COLOR "' noenhanced\n",
-                   (double)SIDE / WIDTH, (double)((n - i) * CAPTION_LEADING - 4) / height);
-        line = end;
+        size_t len = strcspn(lines, "\n");
+        struct str line = {0};
+        str_append(&line, lines, len);
+        str_printf(out, "set label %d ", FIRST_LABEL + 1 + i);
+        figure_put_quoted(out, str_text(&line));
+        str_printf(out, " at screen %.5f, screen %.5f left font ',%d' textcolor rgb '" MUTED_COLOR "' noenhanced\n",
+                   (double)SIDE / WIDTH, (double)((n - i) * CAPTION_LEADING - 4) / height, font);
+        out->failed |= line.failed;
+        str_free(&line);
+        lines += len + (lines[len] == '\n');
     }
 }
 
@@ -99,12 +114,6 @@ static void put_palette(size_t n_series, struct str *out) {
     }
     str_printf(out, ")\nset cbrange [0:%zu]\nset cbtics %d scale 0.6\nset cblabel 'layer' textcolor rgb '" TEXT_COLOR "'\n",
                n_series > 1 ? n_series - 1 : 1, tick);
-}
-
-/* A narrow colour bar beside the plot, as high as it. */
-static void put_colorbox(int height, int foot, struct str *out) {
-    str_printf(out, "set colorbox user origin screen %.5f, screen %.5f size screen %.5f, screen %.5f noborder\n",
-               1 - 84.0 / WIDTH, (foot + BOTTOM) / height, 16.0 / WIDTH, 1 - (foot + BOTTOM + TOP) / height);
 }
 
 static void put_range(struct str *out, const char *axis, double low, double high) {
@@ -134,6 +143,7 @@ static void put_ticks(const struct figure *f, struct str *out) {
     str_puts(out, ")\n");
 }
 
+/* The name of the mark stands where the kind of figure leaves room: over ridges, under lines. */
 static void put_mark(const struct figure *f, struct str *out) {
     if (isnan(f->mark))
         return;
@@ -142,11 +152,12 @@ static void put_mark(const struct figure *f, struct str *out) {
     str_puts(out, ", graph 0 to first ");
     text_put_double(out, f->mark);
     str_puts(out, ", graph 1 nohead front dashtype 2 linewidth 1.2 linecolor rgb '" TEXT_COLOR "'\n");
-    str_puts(out, "set label 1000 ");
+    str_puts(out, "set label 1 ");
     figure_put_quoted(out, f->mark_title);
     str_puts(out, " at first ");
     text_put_double(out, f->mark);
-    str_puts(out, ", graph 1 offset 0.6,-0.8 left front font ',10' textcolor rgb '" TEXT_COLOR "' noenhanced\n");
+    str_puts(out, f->kind == FIGURE_RIDGES ? ", graph 1 offset 0.6,-0.8" : ", graph 0 offset 0.6,0.8");
+    str_puts(out, " left front font ',10' textcolor rgb '" TEXT_COLOR "' noenhanced\n");
 }
 
 /* The CSV column (from 1) of `all` and of series 0. */
@@ -164,7 +175,8 @@ static void put_source(const struct figure *f, struct str *out) {
 
 static void put_all(const struct figure *f, const char *style, struct str *out) {
     put_source(f, out);
-    str_printf(out, "1:(strlen(strcol(%d)) ? real(strcol(%d)) : NaN) with %s linecolor rgb '" TEXT_COLOR "' title ", column_all(f), column_all(f), style);
+    str_printf(out, "1:(strlen(strcol(%d)) ? real(strcol(%d)) : NaN) with %s linecolor rgb '" TEXT_COLOR "' title ",
+               column_all(f), column_all(f), style);
     figure_put_quoted(out, f->all_name);
 }
 
@@ -208,15 +220,18 @@ static void put_ridge_axis(const struct figure *f, struct str *out) {
     int every = 1;
     while (every * ridge_step(f) < 18)
         every++;
-    str_printf(out, "unset key\nset yrange [-0.3:%zu.9]\nset ytics (", f->n_series);
+    str_printf(out, "set yrange [-0.3:%zu.9]\nset ytics (", f->n_series);
     for (size_t k = 0; k < f->n_series; k += (size_t)every)
         str_printf(out, "%s'%zu' %zu", k ? ", " : "", k, f->n_series - 1 - k);
-    str_puts(out, ")\nset ytics scale 0\nunset grid\nset grid xtics linetype 1 linecolor rgb '#e3e6e9' linewidth 0.8\nheight(share) = 1.7 * sqrt(share / ");
+    str_puts(out, ")\nset ytics scale 0\nunset grid\nset grid xtics linetype 1 linecolor rgb '#e3e6e9' linewidth "
+                  "0.8\nheight(share) = 1.7 * sqrt(share / ");
     text_put_double(out, largest_share(f));
     str_puts(out, ")\n");
     for (size_t k = 0; k < f->n_series; k++)
         if (is_missing(f, k))
-            str_printf(out, "set label 'no values' at graph 0.01, first %zu.25 left front font ',9' textcolor rgb '" MUTED_COLOR "'\n",
+            str_printf(out,
+                       "set label 'no values' at graph 0.62, first %zu.3 left front font ',9' textcolor rgb '" MUTED_COLOR
+                       "'\n",
                        f->n_series - 1 - k);
 }
 
@@ -225,11 +240,13 @@ static void put_ridges(const struct figure *f, struct str *out) {
         size_t base = f->n_series - 1 - k, column = (size_t)column_series(f) + k;
         struct rgb c = colormap_at(COLORMAP_VIRIDIS, f->n_series > 1 ? 0.92 * (double)k / (double)(f->n_series - 1) : 0.4);
         put_source(f, out);
-        str_printf(out, "1:(%zu):(%zu + height($%zu)) with filledcurves fillstyle solid 0.8 noborder linecolor rgb '#%02x%02x%02x' notitle, \\\n     ",
+        str_printf(out,
+                   "1:(%zu):(%zu + height($%zu)) with filledcurves fillstyle solid 0.8 noborder linecolor rgb "
+                   "'#%02x%02x%02x' notitle, \\\n     ",
                    base, base, column, c.r, c.g, c.b);
         put_source(f, out);
-        str_printf(out, "1:(%zu + height($%zu)) with lines linewidth 0.8 linecolor rgb '" TEXT_COLOR "' notitle%s", base, column,
-                   k + 1 < f->n_series ? ", \\\n     " : "");
+        str_printf(out, "1:(%zu + height($%zu)) with lines linewidth 0.8 linecolor rgb '" TEXT_COLOR "' notitle%s", base,
+                   column, k + 1 < f->n_series ? ", \\\n     " : "");
     }
 }
 
@@ -244,52 +261,87 @@ static void put_plot(const struct figure *f, struct str *out) {
     str_putc(out, '\n');
 }
 
-static void put_outputs(const struct figure *f, int height, struct str *out) {
-    str_printf(out, "set terminal pngcairo noenhanced size %d,%d fontscale 2 linewidth 2 pointscale 2 font 'DejaVu Sans,10'"
-               " background rgb 'white'\nset output '%s.png'\n", 2 * WIDTH, 2 * height, f->name);
-    put_plot(f, out);
-    str_printf(out, "set terminal svg noenhanced size %d,%d font 'DejaVu Sans,13' background rgb 'white'\nset output '%s.svg'\nreplot\n"
-               "unset output\n", WIDTH, height, f->name);
+/* Margins, key and colour bar at fixed places, so that text of any length cannot move the plot. */
+static void put_frame(const struct figure *f, const struct frame *frame, struct str *out) {
+    double key = f->kind == FIGURE_RIDGES ? 10 : KEY, top = frame->top + key, bottom = frame->foot + BOTTOM,
+           height = frame->height;
+    str_printf(
+        out,
+        "set lmargin at screen %.5f\nset rmargin at screen %.5f\nset tmargin at screen %.5f\nset bmargin at screen %.5f\n",
+        84.0 / WIDTH, 1 - (frame->colored ? 104.0 : 30.0) / WIDTH, 1 - top / height, bottom / height);
+    str_printf(out, "set key at screen %.5f, screen %.5f right top horizontal textcolor rgb '" TEXT_COLOR "'\n",
+               1 - 30.0 / WIDTH, 1 - frame->top / height);
+    if (f->kind == FIGURE_RIDGES)
+        str_puts(out, "unset key\n");
+    if (frame->colored)
+        str_printf(out, "set colorbox user origin screen %.5f, screen %.5f size screen %.5f, screen %.5f noborder\n",
+                   1 - 84.0 / WIDTH, bottom / height, 16.0 / WIDTH, 1 - (top + bottom) / height);
 }
 
-static void put_frame(const struct figure *f, int height, int foot, bool colored, struct str *out) {
-    double top = f->kind == FIGURE_RIDGES ? TOP - 24 : TOP;
+static void put_title(const struct figure *f, const char *font, int height, struct str *out) {
+    str_printf(out, "set label %d ", FIRST_LABEL);
+    figure_put_quoted(out, f->title);
+    str_printf(out, " at screen %.5f, screen %.5f left font '%s' textcolor rgb '" TEXT_COLOR "' noenhanced\n",
+               (double)SIDE / WIDTH, 1 - 26.0 / height, font);
+}
+
+static void put_style(const struct figure *f, struct str *out) {
     str_puts(out, "set encoding utf8\nset datafile separator ','\nset border 3 linecolor rgb '" MUTED_COLOR "'\n"
                   "set tics nomirror out scale 0.6 textcolor rgb '" MUTED_COLOR "'\n"
                   "set grid linetype 1 linecolor rgb '#e3e6e9' linewidth 0.8\n");
-    str_puts(out, "set label ");
-    figure_put_quoted(out, f->title);
-    str_printf(out, " at screen %.5f, screen %.5f left font 'DejaVu Sans:Bold,13' textcolor rgb '" TEXT_COLOR "' noenhanced\n",
-               (double)SIDE / WIDTH, 1 - 26.0 / height);
     put_setting(out, "xlabel", f->x_title, " textcolor rgb '" TEXT_COLOR "'");
     put_setting(out, "ylabel", f->y_title, " textcolor rgb '" TEXT_COLOR "'");
-    str_printf(out, "set key at screen %.5f, screen %.5f right top horizontal textcolor rgb '" TEXT_COLOR "'\n",
-               1 - 30.0 / WIDTH, 1 - 46.0 / height);
-    str_printf(out, "set lmargin at screen %.5f\nset rmargin at screen %.5f\nset tmargin at screen %.5f\nset bmargin at screen %.5f\n",
-               84.0 / WIDTH, 1 - (colored ? 104.0 : 30.0) / WIDTH, 1 - top / height, (foot + BOTTOM) / height);
-}
-
-void figure_put_script(const struct figure *f, struct str *out) {
-    struct str caption = {0};
-    wrap_caption(f, &caption);
-    int foot = count_lines(str_text(&caption)) * CAPTION_LEADING, height = plot_height(f) + foot;
-    bool colored = f->kind == FIGURE_LINES && f->n_series > 0;
-    str_printf(out, "# Draws %s.png and %s.svg from %s.csv: gnuplot %s.gp\n", f->name, f->name, f->name, f->name);
-    put_frame(f, height, foot, colored, out);
     if (f->x_log)
         str_puts(out, "set logscale x 2\n");
     put_range(out, "x", f->x_low, f->x_high);
     put_range(out, "y", f->y_low, f->y_high);
     put_ticks(f, out);
     put_mark(f, out);
-    if (colored) {
+    if (f->kind == FIGURE_LINES && f->n_series > 0)
         put_palette(f->n_series, out);
-        put_colorbox(height, foot, out);
-    }
     if (f->kind == FIGURE_RIDGES)
         put_ridge_axis(f, out);
-    put_caption(&caption, height, out);
-    put_outputs(f, height, out);
+}
+
+static void put_svg(const struct figure *f, const struct frame *frame, const char *suffix, const char *background,
+                    struct str *out) {
+    str_printf(out, "set terminal svg noenhanced size %d,%d font 'DejaVu Sans,13'%s\nset output '%s%s.svg'\n", WIDTH,
+               frame->height, background, f->name, suffix);
+    put_frame(f, frame, out);
+    str_puts(out, "replot\n");
+}
+
+/* The PNG, the SVG without title and caption on no ground (a page has those itself), and the whole SVG. In this order: the
+ * ground of a terminal stays for the next one. */
+static void put_outputs(const struct figure *f, const char *caption, struct str *out) {
+    int n = count_lines(caption), foot = n * CAPTION_LEADING;
+    bool colored = f->kind == FIGURE_LINES && f->n_series > 0;
+    struct frame whole = {(int)TITLE + plot_height(f) + foot, TITLE, foot, colored};
+    struct frame plain = {plot_height(f) + 8, 8, 0, colored};
+    put_title(f, "DejaVu Sans:Bold,13", whole.height, out); /* sizes in points here, in pixels in SVG */
+    put_caption(caption, 9, whole.height, out);
+    str_printf(out,
+               "set terminal pngcairo noenhanced size %d,%d fontscale 2 linewidth 2 pointscale 2 font 'DejaVu Sans,10'"
+               " background rgb 'white'\nset output '%s.png'\n",
+               2 * WIDTH, 2 * whole.height, f->name);
+    put_frame(f, &whole, out);
+    put_plot(f, out);
+    for (int i = 0; i <= n; i++)
+        str_printf(out, "unset label %d\n", FIRST_LABEL + i);
+    put_svg(f, &plain, "_plain", "", out);
+    put_title(f, "DejaVu Sans,17", whole.height, out);
+    put_caption(caption, CAPTION_SIZE, whole.height, out);
+    put_svg(f, &whole, "", " background rgb 'white'", out);
+    str_puts(out, "unset output\n");
+}
+
+void figure_put_script(const struct figure *f, struct str *out) {
+    struct str caption = {0};
+    wrap_caption(f, &caption);
+    str_printf(out, "# Draws %s.png, %s.svg and %s_plain.svg from %s.csv: gnuplot %s.gp\n", f->name, f->name, f->name,
+               f->name, f->name);
+    put_style(f, out);
+    put_outputs(f, str_text(&caption), out);
     out->failed |= caption.failed;
     str_free(&caption);
 }

@@ -9,7 +9,10 @@
 #include "reports/text.h"
 
 enum {
-    TITLE_SIZE = 17, AXIS_SIZE = 13, TICK_SIZE = 11, CAPTION_SIZE = 12, /* of type, units */
+    TITLE_SIZE = 17,
+    AXIS_SIZE = 13,
+    TICK_SIZE = 11,
+    CAPTION_SIZE = 12, /* of type, units */
     MARGIN = 18,
     MIN_WIDTH = 600,  /* room for title and caption even over few heads */
     MIN_SCALE = 260,  /* a plot lower than this has its colour bar begin beside the bars per head */
@@ -95,7 +98,7 @@ static struct paint cell_paint(const struct heatmap *map, double value) {
 /* Two decimals as a rule, more where the range is small; a sign where differences are shown. */
 static void value_text(const struct heatmap *map, double value, char out[32]) {
     double range = map->high - map->low;
-    int decimals = range > 50 ? 0 : range > 0.3 ? 2 : 3;
+    int decimals = range > 50 ? 0 : range > 0.45 ? 2 : 3;
     double unit = pow(10, decimals), rounded = round(value * unit) / unit + 0.0; /* + 0.0: no "-0.00" */
     snprintf(out, 32, map->map == COLORMAP_DIVERGING && rounded != 0 ? "%+.*f" : "%.*f", decimals, rounded);
 }
@@ -115,8 +118,9 @@ static void draw_cells(struct canvas *c, const struct heatmap *map, const struct
         canvas_rect(c, x, y, g->cell_w - gap, g->cell_h - gap, paint, hover);
         if (g->cell_text && !isnan(map->values[i])) {
             uint8_t tone = rgb_wants_white(paint.color) ? 255 : 0;
-            canvas_text(c, x + g->cell_w / 2, y + g->cell_h / 2 + 4,
-                        (struct label){number, TICK_SIZE, .anchor = ANCHOR_MIDDLE, .paint = {PAINT_COLOR, {tone, tone, tone}}});
+            canvas_text(
+                c, x + g->cell_w / 2, y + g->cell_h / 2 + 4,
+                (struct label){number, TICK_SIZE, .anchor = ANCHOR_MIDDLE, .paint = {PAINT_COLOR, {tone, tone, tone}}});
         }
     }
 }
@@ -171,7 +175,8 @@ static void draw_layer_bars(struct canvas *c, const struct heatmap *map, const s
             continue;
         value_text(map, map->layer_values[i], number);
         snprintf(hover, sizeof hover, "layer %zu, all KV heads: %.4f", i, map->layer_values[i]);
-        canvas_rect(c, g->bar_x, y + (g->cell_h - thick) / 2, max(length, 1), thick, bar_paint(map, map->layer_values[i]), hover);
+        canvas_rect(c, g->bar_x, y + (g->cell_h - thick) / 2, max(length, 1), thick, bar_paint(map, map->layer_values[i]),
+                    hover);
         if (g->bar_text)
             canvas_text(c, g->bar_x + length + 5, y + g->cell_h / 2 + 4, (struct label){number, TICK_SIZE, .paint = muted});
     }
@@ -204,7 +209,8 @@ static void draw_head_bars(struct canvas *c, const struct heatmap *map, const st
     if (!numbers) {
         value_text(map, largest, number);
         canvas_rect(c, g->plot_x - 4, base - BAR, 4, 1, rule, NULL);
-        canvas_text(c, g->plot_x - 7, base - BAR + 4, (struct label){number, TICK_SIZE, .anchor = ANCHOR_END, .paint = muted});
+        canvas_text(c, g->plot_x - 7, base - BAR + 4,
+                    (struct label){number, TICK_SIZE, .anchor = ANCHOR_END, .paint = muted});
     }
     canvas_text(c, g->plot_x - 7, base, (struct label){"per head", TICK_SIZE, .anchor = ANCHOR_END, .paint = muted});
 }
@@ -219,7 +225,8 @@ static void draw_scale(struct canvas *c, const struct heatmap *map, const struct
     for (double k = ceil(map->low / step - 1e-9); k * step <= map->high + 1e-9 * step; k++) {
         char number[32];
         int tick = y + (int)lround((1 - place(map, k * step)) * g->scale_h);
-        snprintf(number, sizeof number, map->map == COLORMAP_DIVERGING && k > 0 ? "+%.*f" : "%.*f", decimals, k * step + 0.0);
+        snprintf(number, sizeof number, map->map == COLORMAP_DIVERGING && k > 0 ? "+%.*f" : "%.*f", decimals,
+                 k * step + 0.0);
         canvas_rect(c, x + g->scale_w, clamp(tick, y, y + g->scale_h - 1), 4, 1, muted, NULL);
         canvas_text(c, x + g->scale_w + 7, tick + 4, (struct label){number, TICK_SIZE, .paint = muted});
     }

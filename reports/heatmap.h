@@ -14,16 +14,16 @@
 #include "reports/colormap.h"
 
 struct heatmap {
-    size_t n_layers, n_kv_heads;      /* at least 1; at most 512 x 256 are drawn, see heatmap_fits() */
-    const double *values;             /* (n_layers, n_kv_heads); NaN = missing, hatched */
-    const double *layer_values;       /* (n_layers) bars at the right, or NULL; ratios of sums, so the caller's to know */
-    const double *head_values;        /* (n_kv_heads) bars at the top, or NULL */
+    size_t n_layers, n_kv_heads; /* at least 1; at most 512 x 256 are drawn, see heatmap_fits() */
+    const double *values; /* (n_layers, n_kv_heads); NaN = missing, hatched */
+    const double *layer_values; /* (n_layers) bars at the right, or NULL; ratios of sums, so the caller's to know */
+    const double *head_values; /* (n_kv_heads) bars at the top, or NULL */
     enum colormap map;
-    double low, high;                 /* range of the colour bar, low < high */
+    double low, high; /* range of the colour bar, low < high */
     const char *title;
-    const char *value_title;          /* along the colour bar: quantity and unit */
-    const char *missing;              /* what hatched cells are: "sliding-window layer" */
-    const char *const *caption;       /* paragraphs under the PNG */
+    const char *value_title; /* along the colour bar: quantity and unit */
+    const char *missing; /* what hatched cells are: "sliding-window layer" */
+    const char *const *caption; /* paragraphs under the PNG */
     size_t n_caption;
 };
 
@@ -31,14 +31,14 @@ bool heatmap_fits(const struct heatmap *map);
 
 /* Where things are, in canvas units; tests and both drawings use it. */
 struct heatmap_geometry {
-    int width, height;              /* without title and caption */
+    int width, height; /* without title and caption */
     int plot_x, plot_y, plot_w, plot_h;
     int cell_w, cell_h;
-    int layer_step, head_step;      /* every how many rows and columns have a number at the axis */
-    int bar_x, bar_w;               /* bars per layer */
-    int column_y, column_h;         /* bars per head end at column_y + column_h */
+    int layer_step, head_step; /* every how many rows and columns have a number at the axis */
+    int bar_x, bar_w; /* bars per layer */
+    int column_y, column_h; /* bars per head end at column_y + column_h */
     int scale_x, scale_y, scale_w, scale_h; /* colour bar */
-    bool cell_text, bar_text;       /* numbers in cells, beside the bars */
+    bool cell_text, bar_text; /* numbers in cells, beside the bars */
 };
 void heatmap_layout(const struct heatmap *map, struct heatmap_geometry *out);
 

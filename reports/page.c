@@ -114,8 +114,8 @@ static void put_model_facts(struct str *page, const struct run *run, struct str 
     const struct profile_meta *m = run->meta;
     put_fact(page, "run file", run->path);
     put_fact(page, "model", m->model_path);
-    str_printf(text, "%s, %u layers, %u query heads over %u KV heads of size %u", m->model_type, m->n_layers, m->n_heads, m->n_kv_heads,
-               m->head_dim);
+    str_printf(text, "%s, %u layers, %u query heads over %u KV heads of size %u", m->model_type, m->n_layers, m->n_heads,
+               m->n_kv_heads, m->head_dim);
     put_built(page, "architecture", text);
     for (size_t i = 0; i < m->n_corpora; i++) {
         str_puts(text, i ? ", " : "");
@@ -124,7 +124,8 @@ static void put_model_facts(struct str *page, const struct run *run, struct str 
     put_built(page, "corpus", text);
     run_put_policy(run, text);
     put_built(page, "policy", text);
-    put_fact(page, "its parameters", m->policy_parameters && strcmp(m->policy_parameters, "{}") != 0 ? m->policy_parameters : NULL);
+    put_fact(page, "its parameters",
+             m->policy_parameters && strcmp(m->policy_parameters, "{}") != 0 ? m->policy_parameters : NULL);
 }
 
 static void put_run_facts(struct str *page, const struct run *run, struct str *text) {
@@ -145,8 +146,9 @@ static void put_run_facts(struct str *page, const struct run *run, struct str *t
     str_puts(text, " full, summed over sequences; peak of the pool ");
     text_put_bytes(text, (double)m->pool_peak_bytes);
     put_built(page, "cache bytes", text);
-    str_printf(text, "%s prefill in chunks of %u, batch %u, at most %u tokens a sequence, %s, backend %s, %u threads, seed %llu", m->prefill,
-               m->chunk, m->batch, m->max_length, m->dtype, m->backend, m->threads, (unsigned long long)m->seed);
+    str_printf(text,
+               "%s prefill in chunks of %u, batch %u, at most %u tokens a sequence, %s, backend %s, %u threads, seed %llu",
+               m->prefill, m->chunk, m->batch, m->max_length, m->dtype, m->backend, m->threads, (unsigned long long)m->seed);
     put_built(page, "settings", text);
     put_fact(page, "command", m->command_line);
     str_printf(text, "%s to %s on %s (%s%s%s)", m->time_start, m->time_end, m->host, m->cpu, m->gpu && *m->gpu ? ", " : "",
@@ -157,10 +159,10 @@ static void put_run_facts(struct str *page, const struct run *run, struct str *t
     put_fact(page, "model hash", m->model_hash);
 }
 
-void page_put_run(struct str *page, const struct run *run, size_t number) {
+void page_put_run(struct str *page, const struct run *run) {
     struct str text = {0};
-    if (number)
-        str_printf(&text, "Run %zu: ", number);
+    if (run->number)
+        str_printf(&text, "Run %zu: ", run->number);
     run_put_short_name(&text, run->path);
     put_element(page, "h2", str_text(&text));
     str_clear(&text);
@@ -215,15 +217,28 @@ void page_put_table(struct str *page, const struct table *table, const char *cap
     bool folded = table_n_rows(table) > LONG_TABLE;
     if (table_n_rows(table) == 0)
         return;
-    if (folded)
-        str_printf(page, "<details><summary>Table: %zu rows</summary>\n", table_n_rows(table));
+    if (folded) {
+        struct str summary = {0};
+        str_printf(&summary, "%s Table of %zu rows", caption, table_n_rows(table));
+        page_begin_fold(page, str_text(&summary));
+        page->failed |= summary.failed;
+        str_free(&summary);
+    }
     str_puts(page, "<div class=\"scroll\">\n");
     table_put_html(table, caption, page);
-    str_printf(page, "</div>\n<p class=\"lead\">With all counters: <code>%s</code></p>\n%s", file, folded ? "</details>\n" : "");
+    str_printf(page, "</div>\n<p class=\"lead\">With all counters: <code>%s</code></p>\n%s", file,
+               folded ? "</details>\n" : "");
+}
+
+static void put_glossary(struct str *page) {
+    str_printf(page, "<h2 id=\"words\">What the words mean</h2>\n<p>%s</p>\n<dl class=\"words\">\n", page_glossary_lead);
+    for (const struct page_word *w = page_words; w->word; w++)
+        str_printf(page, "<dt>%s</dt><dd>%s</dd>\n", w->word, w->meaning);
+    str_printf(page, "</dl>\n<p>%s</p>\n", page_glossary_end);
 }
 
 void page_end(struct str *page, const char *version) {
-    str_puts(page, page_glossary);
+    put_glossary(page);
     str_puts(page, "</main>\n<footer>Made by <code>spkv report</code>");
     text_put_clean_html(page, version);
     str_puts(page, ". This page is complete in itself; the pictures and tables lie beside it as files.</footer>\n");

@@ -1,6 +1,7 @@
-/* page.h - index.html: one self-contained file that asks nobody for anything. A strict Content-Security-Policy allows no request,
- * only the page's own style sheet and script (by their hashes) and images inside the page. Light and dark follow the reader's
- * setting; without script everything is there, only the tables cannot be sorted. Every string from outside is escaped.
+/* page.h - index.html: one self-contained file that asks nobody for anything. A strict Content-Security-Policy allows no
+ * request, only the page's own style sheet and script (by their hashes) and images inside the page. Light and dark follow
+ * the reader's setting; without script everything is there, only the tables cannot be sorted. Every string from outside is
+ * escaped.
  *
  * A page is built piece by piece into a struct str, whose errors are sticky: begin, any pieces, end. */
 #ifndef SPKV_REPORTS_PAGE_H
@@ -16,12 +17,14 @@
 #include "reports/table.h"
 
 /* The first lines of every page; a directory with such an index.html is one of ours. */
-#define PAGE_MARK "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"generator\" content=\"spkv report\">\n"
+#define PAGE_MARK                                                                                                           \
+    "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"generator\" content=\"spkv "       \
+    "report\">\n"
 
 void page_begin(struct str *page, const char *title, const char *lead);
 
-/* A section of one run: heading, the numbers in front, the facts of the run. `number` is 0 for the only run of a page. */
-void page_put_run(struct str *page, const struct run *run, size_t number);
+/* A section of one run: heading, the numbers in front, the facts of the run. */
+void page_put_run(struct str *page, const struct run *run);
 
 void page_put_heading(struct str *page, const char *heading);
 void page_put_note(struct str *page, const char *text);

@@ -2,7 +2,12 @@
 #ifndef SPKV_REPORTS_PAGE_ASSETS_H
 #define SPKV_REPORTS_PAGE_ASSETS_H
 
-extern const char page_policy[];   /* the Content-Security-Policy */
-extern const char page_glossary[]; /* HTML: what the words mean */
+struct page_word {
+    const char *word, *meaning; /* HTML */
+};
+
+extern const char page_policy[];              /* the Content-Security-Policy */
+extern const struct page_word page_words[];   /* ends with a NULL word */
+extern const char page_glossary_lead[], page_glossary_end[]; /* HTML paragraphs around them */
 
 #endif

@@ -24,7 +24,7 @@ struct report {
     struct str page;
 };
 
-/* -- the pieces of one run ------------------------------------------------------------------------------------------------ */
+/* -- the pieces of one run -- */
 
 static int write_map(struct report *r, const struct run *run, const char *dir, const char *name, const struct run_map *map,
                      struct err *err) {
@@ -45,7 +45,8 @@ static int write_map(struct report *r, const struct run *run, const char *dir, c
     return rc;
 }
 
-static int write_quantity(struct report *r, const struct run *run, const char *dir, const struct run_quantity *q, struct err *err) {
+static int write_quantity(struct report *r, const struct run *run, const char *dir, const struct run_quantity *q,
+                          struct err *err) {
     struct run_map map;
     int rc = run_map_create(run, q, &map, err);
     if (rc != OK)
@@ -55,7 +56,8 @@ static int write_quantity(struct report *r, const struct run *run, const char *d
     return rc;
 }
 
-static int write_figure(struct report *r, const struct run *run, const char *dir, enum run_figure_kind kind, struct err *err) {
+static int write_figure(struct report *r, const struct run *run, const char *dir, enum run_figure_kind kind,
+                        struct err *err) {
     struct run_figure f;
     struct figure_result result;
     struct str path = {0};
@@ -66,7 +68,7 @@ static int write_figure(struct report *r, const struct run *run, const char *dir
         return rc;
     if ((rc = figure_write(&f.figure, dir, r->options->gnuplot, &result, err)) != OK)
         goto out;
-    str_printf(&path, "%s/%s.svg", dir, f.figure.name);
+    str_printf(&path, "%s/%s_plain.svg", dir, f.figure.name);
     if (result.drawn && (rc = file_read_all(str_text(&path), (size_t)64 << 20, &svg, &n_svg, err)) != OK)
         goto out;
     page_put_figure(&r->page, &f.figure, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
@@ -110,14 +112,14 @@ static int write_tables(struct report *r, struct profile *profile, const struct 
     return rc;
 }
 
-static int write_run(struct report *r, struct profile *profile, const struct run *run, size_t number, const char *dir,
-                     struct err *err) {
+static int write_run(struct report *r, struct profile *profile, const struct run *run, const char *dir, struct err *err) {
     const struct run_quantity *q[RUN_MAX_MAPS];
     size_t n = run_quantities(run, q);
     int rc = OK;
-    page_put_run(&r->page, run, number);
+    page_put_run(&r->page, run);
     if (n == 0)
-        page_put_note(&r->page, "Nothing was counted per head: no sequence is long enough to leave the window, or the run is empty.");
+        page_put_note(&r->page,
+                      "Nothing was counted per head: no sequence is long enough to leave the window, or the run is empty.");
     else
         rc = write_quantity(r, run, dir, q[0], err);
     for (int kind = 0; rc == OK && kind < RUN_N_FIGURES; kind++)
@@ -138,9 +140,12 @@ static int write_differences(struct report *r, struct err *err) {
     for (size_t i = 1; rc == OK && i < r->n_runs; i++) {
         const struct run_quantity *q = run_common_quantity(&r->runs[0], &r->runs[i]);
         struct run_map map;
-        char name[48];
+        char name[160];
         if (!q) {
-            page_put_note(&r->page, "The runs differ in layers, KV heads or in what was recorded: no difference is drawn.");
+            snprintf(name, sizeof name,
+                     "Run %zu differs from run 1 in layers, KV heads or in what was recorded: no difference is drawn.",
+                     i + 1);
+            page_put_note(&r->page, name);
             continue;
         }
         snprintf(name, sizeof name, "difference_%zu_1", i + 1);
@@ -152,7 +157,8 @@ static int write_differences(struct report *r, struct err *err) {
     return rc;
 }
 
-/* -- the whole ------------------------------------------------------------------------------------------------------------ */
+/* -- the whole ------------------------------------------------------------------------------------------------------------
+ */
 
 static void begin_page(struct report *r) {
     struct str title = {0};
@@ -162,7 +168,8 @@ static void begin_page(struct report *r) {
     } else
         str_printf(&title, "KV cache report of %zu runs", r->n_runs);
     page_begin(&r->page, str_text(&title),
-               "Which layers and heads of a language model keep which part of their key-value cache, measured by running text through it.");
+               "Which layers and heads of a language model keep which part of their key-value cache, measured by running "
+               "text through it.");
     r->page.failed |= title.failed;
     str_free(&title);
 }
@@ -176,7 +183,7 @@ static int write_runs(struct report *r, struct profile *const *profiles, struct 
             str_printf(&dir, "/run%zu", i + 1);
         rc = dir.failed ? err_memory(err, "a path", dir.len) : file_make_dirs(dir.data, err);
         if (rc == OK)
-            rc = write_run(r, profiles[i], &r->runs[i], r->n_runs > 1 ? i + 1 : 0, dir.data, err);
+            rc = write_run(r, profiles[i], &r->runs[i], dir.data, err);
         str_free(&dir);
     }
     return rc;
@@ -195,16 +202,18 @@ static int write_page(struct report *r, struct err *err) {
 
 static int write_all(struct report *r, struct profile *const *profiles, struct err *err) {
     int rc;
-    for (size_t i = 0; i < r->n_runs; i++)
+    for (size_t i = 0; i < r->n_runs; i++) {
         if ((rc = run_load(profiles[i], &r->runs[i], err)) != OK)
             return rc;
+        r->runs[i].number = r->n_runs > 1 ? i + 1 : 0;
+    }
     begin_page(r);
     if ((rc = write_differences(r, err)) != OK || (rc = write_runs(r, profiles, err)) != OK)
         return rc;
     return write_page(r, err);
 }
 
-/* -- the directory -------------------------------------------------------------------------------------------------------- */
+/* -- the directory -- */
 
 static bool is_empty_dir(const char *path) {
     DIR *dir = opendir(path);
@@ -270,10 +279,10 @@ static int make_temporary(const char *target, char **out, struct err *err) {
     return OK;
 }
 
-/* Brings everything below a directory to the disk, gnuplot's files too. */
-static int sync_tree(const char *path, struct err *err) {
+/* The files in it are on disk already, each by its writer. */
+static int sync_directory(const char *path, struct err *err) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = OK;
-    if (fd < 0 || syncfs(fd) != 0)
+    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL))
         rc = err_errno(err, errno, path, "cannot write to disk");
     if (fd >= 0)
         close(fd);
@@ -282,7 +291,7 @@ static int sync_tree(const char *path, struct err *err) {
 
 /* Takes the place of an old report in one step where the file system can exchange two names, else in two. */
 static int publish(const char *temporary, const char *target, struct err *err) {
-    int rc = sync_tree(temporary, err);
+    int rc = sync_directory(temporary, err);
     if (rc != OK)
         return rc;
     if (file_exists(target)) {

@@ -1,9 +1,9 @@
-/* report.h - a directory with everything there is to see of one or more runs: index.html (complete in itself), heatmaps as PNG,
- * figures with data and script, tables as CSV. With one run the files lie in the directory itself, with several in run1/, run2/, ...
- * and differences (each run minus the first, where the shapes agree) above them.
+/* report.h - a directory with everything there is to see of one or more runs: index.html (complete in itself), heatmaps as
+ * PNG, figures with data and script, tables as CSV. With one run the files lie in the directory itself, with several in
+ * run1/, run2/, ... and differences (each run minus the first, where the shapes agree) above them.
  *
- * The directory is made beside its place and moved there when it is complete, in one step: whatever happens, what is there is the
- * old report or the new one. One thread. */
+ * The directory is made beside its place and moved there when it is complete, in one step: whatever happens, what is there
+ * is the old report or the new one. One thread. */
 #ifndef SPKV_REPORTS_REPORT_H
 #define SPKV_REPORTS_REPORT_H
 

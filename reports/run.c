@@ -28,7 +28,8 @@ static int load_bins(struct profile *profile, struct run *run, struct err *err) 
 
 int run_load(struct profile *profile, struct run *out, struct err *err) {
     int rc;
-    *out = (struct run){.path = profile_path(profile), .meta = profile_meta(profile), .partial = profile_is_partial(profile)};
+    *out =
+        (struct run){.path = profile_path(profile), .meta = profile_meta(profile), .partial = profile_is_partial(profile)};
     if ((rc = statistics_compute(profile, -1, &out->statistics, err)) != OK ||
         (rc = head_measure_compute(&out->statistics, out->meta, &out->measure, err)) != OK ||
         (rc = load_bins(profile, out, err)) != OK)
@@ -77,6 +78,14 @@ void run_put_short_name(struct str *s, const char *path) {
     if (begin == end) /* "/" or "" */
         begin = 0;
     str_append(s, path + begin, end - begin);
+}
+
+void run_put_name(const struct run *run, struct str *s) {
+    if (run->number)
+        str_printf(s, "run %zu (", run->number);
+    run_put_short_name(s, run->path);
+    if (run->number)
+        str_putc(s, ')');
 }
 
 void run_put_corpora(const struct run *run, struct str *s) {

@@ -1,5 +1,5 @@
-/* run.h - one run as reports see it: what a run file says, read once, as plain arrays. Everything that draws or prints takes a
- * const struct run; nothing here touches HDF5 after run_load(). */
+/* run.h - one run as reports see it: what a run file says, read once, as plain arrays. Everything that draws or prints takes
+ * a const struct run; nothing here touches HDF5 after run_load(). */
 #ifndef SPKV_REPORTS_RUN_H
 #define SPKV_REPORTS_RUN_H
 
@@ -13,19 +13,20 @@
 #include "base/str.h"
 
 struct run {
-    const char *path;                /* borrowed from the profile, as is meta */
+    const char *path; /* borrowed from the profile, as is meta */
     const struct profile_meta *meta;
-    bool partial;                    /* the run was not finished: what is closed of it */
+    size_t number; /* from 1, among several in one report; 0 = the only one */
+    bool partial; /* the run was not finished: what is closed of it */
     struct statistics statistics;
     struct head_measure measure;
 
     /* (n_layers, n_kv_heads, bins), summed over corpora and groups; NULL and 0 where the run has none. */
     double *utility;
     size_t n_utility_bins;
-    const float *utility_edges;      /* (n_utility_bins + 1), borrowed */
+    const float *utility_edges; /* (n_utility_bins + 1), borrowed */
     struct bin_density positions;
-    const uint32_t *position_edges;  /* (positions.n_bins + 1), borrowed */
-    double *distance;                /* attention mass by distance, edges meta->distance_edges */
+    const uint32_t *position_edges; /* (positions.n_bins + 1), borrowed */
+    double *distance; /* attention mass by distance, edges meta->distance_edges */
     size_t n_distance_bins;
 };
 
@@ -43,11 +44,14 @@ static inline const struct head_sums *run_head(const struct run *run, size_t lay
 /* Last component of a path without trailing slashes: what people call a model or a corpus. Nothing is escaped. */
 void run_put_short_name(struct str *s, const char *path);
 
-/* "Model SmolLM2-135M (30 layers x 3 KV heads). Corpus novels. Policy spkv, window 128, ..." - one paragraph under every picture,
- * so that none loses what it shows. */
+/* "Model SmolLM2-135M (30 layers x 3 KV heads). Corpus novels. Policy spkv, window 128, ..." - one paragraph under every
+ * picture, so that none loses what it shows. */
 void run_put_context(const struct run *run, struct str *s);
 void run_put_corpora(const struct run *run, struct str *s);
 void run_put_policy(const struct run *run, struct str *s);
+
+/* "smol.h5", or "run 2 (smol.h5)" among several. */
+void run_put_name(const struct run *run, struct str *s);
 
 /* "sliding-window layer", "not enough tokens": what a hatched cell of this run is. */
 const char *run_missing(const struct run *run);

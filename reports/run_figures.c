@@ -16,9 +16,18 @@ static int allocate(struct run_figure *f, size_t n_x, size_t n_series, struct er
         return err_memory(err, "a figure", 0);
     if (!(f->numbers = mem_alloc(n, sizeof *f->numbers, "a figure", err)))
         return ERR_MEMORY;
-    f->figure = (struct figure){.n_x = n_x, .x = f->numbers, .from = f->numbers + n_x, .to = f->numbers + 2 * n_x,
-                                .all = f->numbers + 3 * n_x, .series = f->numbers + 4 * n_x, .n_series = n_series,
-                                .x_low = NAN, .x_high = NAN, .y_low = 0, .y_high = NAN, .mark = NAN};
+    f->figure = (struct figure){.n_x = n_x,
+                                .x = f->numbers,
+                                .from = f->numbers + n_x,
+                                .to = f->numbers + 2 * n_x,
+                                .all = f->numbers + 3 * n_x,
+                                .series = f->numbers + 4 * n_x,
+                                .n_series = n_series,
+                                .x_low = NAN,
+                                .x_high = NAN,
+                                .y_low = 0,
+                                .y_high = NAN,
+                                .mark = NAN};
     return OK;
 }
 
@@ -35,7 +44,7 @@ static struct figure_tick *add_tick(struct run_figure *f, double at) {
     return tick;
 }
 
-/* -- density (or far attention) by layer, with the range of its heads ----------------------------------------------------- */
+/* -- density (or far attention) by layer, with the range of its heads -- */
 
 static int create_layers(const struct run *run, struct run_figure *f, struct err *err) {
     static const char *const names[] = {"lowest_kv_head", "highest_kv_head"};
@@ -58,12 +67,14 @@ static int create_layers(const struct run *run, struct run_figure *f, struct err
             high[l] = fmax(high[l], x);
         }
     }
-    str_printf(&f->explanation, "Points: the %s of a whole layer. Bars: from its lowest to its highest KV head.", q[0]->quantity);
+    str_printf(&f->explanation, "Points: the %s of a whole layer. Bars: from its lowest to its highest KV head.",
+               q[0]->quantity);
     f->figure.from = f->figure.to = NULL;
     f->figure.name = "by_layer";
     f->figure.kind = FIGURE_PROFILE;
-    f->figure.title = q[0]->ratio == head_long_density ? "Long-range density by layer"
-                      : q[0]->ratio == head_far_attention ? "Far attention by layer" : "By layer";
+    f->figure.title = q[0]->ratio == head_long_density    ? "Long-range density by layer"
+                      : q[0]->ratio == head_far_attention ? "Far attention by layer"
+                                                          : "By layer";
     f->figure.alt = "A point per layer with the range of its KV heads; the numbers are in the table of layers.";
     f->figure.x_title = f->figure.x_name = "layer";
     f->figure.y_title = q[0]->quantity;
@@ -74,7 +85,7 @@ static int create_layers(const struct run *run, struct run_figure *f, struct err
     return OK;
 }
 
-/* -- utility histogram ---------------------------------------------------------------------------------------------------- */
+/* -- utility histogram -- */
 
 /* Bins have equal width on the axis, so a utility lies at its bin plus its place in it. */
 static double utility_place(const struct run *run, double u) {
@@ -83,7 +94,8 @@ static double utility_place(const struct run *run, double u) {
     for (size_t b = 0; b < n; b++)
         if (u < (double)edge[b + 1] || b + 1 == n) {
             double low = (double)edge[b], high = (double)edge[b + 1];
-            return isfinite(low) && isfinite(high) ? (double)b + fmin(fmax((u - low) / (high - low), 0), 1) : (double)b + 0.5;
+            return isfinite(low) && isfinite(high) ? (double)b + fmin(fmax((u - low) / (high - low), 0), 1)
+                                                   : (double)b + 0.5;
         }
     return 0;
 }
@@ -91,7 +103,7 @@ static double utility_place(const struct run *run, double u) {
 static int utility_ticks(const struct run *run, struct run_figure *f, struct err *err) {
     static const double sigmoid[] = {0, 0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999, 1};
     size_t n = run->n_utility_bins;
-    double last = -INFINITY, room = (double)n / 26;
+    double last = -INFINITY, room = (double)n / 17;
     int rc = allocate_ticks(f, n + 16, err);
     if (rc != OK)
         return rc;
@@ -138,9 +150,9 @@ static int create_utility(const struct run *run, struct run_figure *f, struct er
     fill_shares(run, 0, s->n_layers * heads, f->numbers + 3 * n);
     for (size_t l = 0; l < s->n_layers; l++)
         fill_shares(run, l * heads, heads, f->numbers + (4 + l) * n);
-    str_puts(&f->explanation,
-             "How the predictor scored the key-value pairs of each layer. Height: square root of the share of the layer's pairs in a "
-             "bin, the same scale for all layers, so that small groups stay visible.");
+    str_puts(&f->explanation, "How the predictor scored the key-value pairs of each layer. Height: square root of the share "
+                              "of the layer's pairs in a "
+                              "bin, the same scale for all layers, so that small groups stay visible.");
     if (run->meta->score == PROFILE_SCORE_SIGMOID)
         str_puts(&f->explanation, " Bins are narrower near 0 and 1 and drawn equally wide.");
     if (!isnan(run->meta->threshold)) {
@@ -160,7 +172,7 @@ static int create_utility(const struct run *run, struct run_figure *f, struct er
     return OK;
 }
 
-/* -- open gates against position ------------------------------------------------------------------------------------------ */
+/* -- open gates against position -- */
 
 static void position_label(uint32_t position, char out[16]) {
     if (position >= 1 << 20 && position % (1 << 20) == 0)
@@ -197,8 +209,9 @@ static int create_positions(const struct run *run, struct run_figure *f, struct 
             f->numbers[(4 + l) * n + b] = bin_density_share(&run->positions, s->n_layers, s->n_kv_heads, (int)l, -1, b);
         position_label(run->position_edges[b], add_tick(f, (double)b)->label);
     }
-    str_puts(&f->explanation, "Share of key-value pairs whose gate was open, by the place of their token in its sequence: position 0, 1, "
-                              "then bins that double (a point at 64 stands for positions 64 to 127).");
+    str_puts(&f->explanation,
+             "Share of key-value pairs whose gate was open, by the place of their token in its sequence: position 0, 1, "
+             "then bins that double (a point at 64 stands for positions 64 to 127).");
     f->figure.name = "density_by_position";
     f->figure.kind = FIGURE_LINES;
     f->figure.title = "Open gates against position in the sequence";
@@ -213,7 +226,7 @@ static int create_positions(const struct run *run, struct run_figure *f, struct 
     return OK;
 }
 
-/* -- attention within a distance ------------------------------------------------------------------------------------------ */
+/* -- attention within a distance -- */
 
 /* Running share of the mass at distances below the upper edge of each bin. */
 static void fill_within(const struct run *run, size_t first, size_t n_heads, size_t n, double *within) {
@@ -246,8 +259,9 @@ static int create_distance(const struct run *run, struct run_figure *f, struct e
     fill_within(run, 0, s->n_layers * heads, n, f->numbers + 3 * n);
     for (size_t l = 0; l < s->n_layers; l++)
         fill_within(run, l * heads, heads, n, f->numbers + (4 + l) * n);
-    str_puts(&f->explanation, "Share of all attention that falls on keys less than so many tokens back: what a window of that size would "
-                              "keep. Full attention of the dense model, before any pruning.");
+    str_puts(&f->explanation,
+             "Share of all attention that falls on keys less than so many tokens back: what a window of that size would "
+             "keep. Full attention of the dense model, before any pruning.");
     f->figure.mark = run->meta->window;
     snprintf(f->mark_title, sizeof f->mark_title, "window %u", run->meta->window);
     f->figure.name = "attention_by_distance";
@@ -276,9 +290,11 @@ bool run_has_figure(const struct run *run, enum run_figure_kind kind) {
 }
 
 int run_figure_create(const struct run *run, enum run_figure_kind kind, struct run_figure *out, struct err *err) {
-    static int (*const create[])(const struct run *, struct run_figure *, struct err *) = {
-        [RUN_FIGURE_LAYERS] = create_layers, [RUN_FIGURE_UTILITY] = create_utility, [RUN_FIGURE_POSITIONS] = create_positions,
-        [RUN_FIGURE_DISTANCE] = create_distance};
+    static int (*const create[])(const struct run *, struct run_figure *,
+                                 struct err *) = {[RUN_FIGURE_LAYERS] = create_layers,
+                                                  [RUN_FIGURE_UTILITY] = create_utility,
+                                                  [RUN_FIGURE_POSITIONS] = create_positions,
+                                                  [RUN_FIGURE_DISTANCE] = create_distance};
     ASSERT(run_has_figure(run, kind));
     *out = (struct run_figure){0};
     int rc = create[kind](run, out, err);

@@ -1,5 +1,5 @@
-/* run_figures.h - the figures of a run: utility histogram per layer, open gates against position, density per layer, attention
- * mass against distance. Each only where the run has its data. */
+/* run_figures.h - the figures of a run: utility histogram per layer, open gates against position, density per layer,
+ * attention mass against distance. Each only where the run has its data. */
 #ifndef SPKV_REPORTS_RUN_FIGURES_H
 #define SPKV_REPORTS_RUN_FIGURES_H
 

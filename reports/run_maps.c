@@ -10,7 +10,8 @@
 
 static const struct run_quantity quantities[] = {
     {"density", "Long-range density by layer and KV head", "long-range density",
-     "Of the key-value pairs that left the local window, the share that the head kept for later queries: 0 = it lives from its "
+     "Of the key-value pairs that left the local window, the share that the head kept for later queries: 0 = it lives from "
+     "its "
      "window alone, 1 = it keeps everything.",
      head_long_density},
     {"far_attention", "Far attention by layer and KV head", "far attention",
@@ -21,11 +22,13 @@ static const struct run_quantity quantities[] = {
      "Share of a head's attention that falls on the first tokens of the sequence (the sinks), mean over all queries.",
      head_sink_attention},
     {"read_fraction", "Read fraction by layer and KV head", "read fraction",
-     "Of all query-key pairs that full causal attention reads, the share that was read: window, sinks and kept pairs together. "
+     "Of all query-key pairs that full causal attention reads, the share that was read: window, sinks and kept pairs "
+     "together. "
      "Short sequences raise it, because everything inside the window is read.",
      head_read_fraction},
     {"gate_density", "Gate density by layer and KV head", "gate density",
-     "Share of all key-value pairs whose gate was open by score alone, those still inside the window included.", head_gate_density},
+     "Share of all key-value pairs whose gate was open by score alone, those still inside the window included.",
+     head_gate_density},
     {"mean_utility", "Mean utility by layer and KV head", "mean utility",
      "Mean score of the utility predictor over all key-value pairs, before the threshold.", head_mean_utility},
 };
@@ -61,9 +64,12 @@ static int allocate(const struct run *run, struct run_map *out, struct err *err)
         return err_memory(err, "a heatmap", 0);
     if (!(out->values = mem_alloc(n, sizeof *out->values, "a heatmap", err)))
         return ERR_MEMORY;
-    out->map = (struct heatmap){.n_layers = layers, .n_kv_heads = heads, .values = out->values,
+    out->map = (struct heatmap){.n_layers = layers,
+                                .n_kv_heads = heads,
+                                .values = out->values,
                                 .layer_values = out->values + layers * heads,
-                                .head_values = out->values + layers * heads + layers, .missing = run_missing(run)};
+                                .head_values = out->values + layers * heads + layers,
+                                .missing = run_missing(run)};
     return OK;
 }
 
@@ -87,7 +93,8 @@ static int finish(struct run_map *out, const char *sentence, struct err *err) {
         return err_memory(err, "a caption", 0);
     }
     out->caption[0] = sentence;
-    out->caption[1] = "Bars: the same of a whole layer and of a whole column of heads (ratios of sums, not means of ratios).";
+    out->caption[1] =
+        "Bars: the same of a whole layer and of a whole column of heads (ratios of sums, not means of ratios).";
     out->caption[2] = str_text(&out->context);
     out->map.title = str_text(&out->title);
     out->map.value_title = str_text(&out->value_title);
@@ -160,9 +167,9 @@ int run_map_create_difference(const struct run *a, const struct run *b, const st
     out->map.map = COLORMAP_DIVERGING;
     run_map_free(&from);
     str_printf(&out->title, "Difference of %s: ", q->quantity);
-    run_put_short_name(&out->title, b->path);
+    run_put_name(b, &out->title);
     str_puts(&out->title, " minus ");
-    run_put_short_name(&out->title, a->path);
+    run_put_name(a, &out->title);
     str_printf(&out->value_title, "difference of %s", q->quantity);
     run_put_context(b, &out->context);
     return finish(out, "Orange: the head has more in the second run than in the first; blue: less.", err);
@@ -186,12 +193,15 @@ int run_map_write(const struct run_map *map, const struct run *run, const char *
     snprintf(tokens, sizeof tokens, "%llu", (unsigned long long)run->statistics.n_tokens);
     snprintf(range, sizeof range, "%g to %g", map->map.low, map->map.high);
     snprintf(sums, sizeof sums, "%zu x %zu", map->map.n_layers, map->map.n_kv_heads);
-    struct canvas_fact facts[] = {{"Title", map->map.title}, {"Description", map->map.caption[0]}, {"Software", "spkv report"},
-                                  {"Model", m->model_path}, {"Corpus", str_text(&corpora)}, {"Policy", str_text(&policy)},
-                                  {"Sequences", sequences}, {"Tokens", tokens}, {"Layers x KV heads", sums},
-                                  {"Range of colours", range}, {"Model hash", m->model_hash}};
-    int rc = corpora.failed || policy.failed ? err_memory(err, "facts of a picture", 0)
-                                             : heatmap_write_png(&map->map, facts, sizeof facts / sizeof *facts, path, NULL, err);
+    struct canvas_fact facts[] = {{"Title", map->map.title},      {"Description", map->map.caption[0]},
+                                  {"Software", "spkv report"},    {"Model", m->model_path},
+                                  {"Corpus", str_text(&corpora)}, {"Policy", str_text(&policy)},
+                                  {"Sequences", sequences},       {"Tokens", tokens},
+                                  {"Layers x KV heads", sums},    {"Range of colours", range},
+                                  {"Model hash", m->model_hash}};
+    int rc = corpora.failed || policy.failed
+                 ? err_memory(err, "facts of a picture", 0)
+                 : heatmap_write_png(&map->map, facts, sizeof facts / sizeof *facts, path, NULL, err);
     str_free(&corpora);
     str_free(&policy);
     return rc;

@@ -33,8 +33,8 @@ struct run_map {
 int run_map_create(const struct run *run, const struct run_quantity *quantity, struct run_map *out, struct err *err);
 
 /* The same quantity of run b minus run a, whose shapes are equal; the range of colours is symmetric about 0. */
-int run_map_create_difference(const struct run *a, const struct run *b, const struct run_quantity *quantity, struct run_map *out,
-                              struct err *err);
+int run_map_create_difference(const struct run *a, const struct run *b, const struct run_quantity *quantity,
+                              struct run_map *out, struct err *err);
 void run_map_free(struct run_map *map); /* legal on a zeroed struct */
 
 /* The PNG with the facts of the run (of `b`, where it is a difference) in its text chunks. */

@@ -6,18 +6,22 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-#define SUM_COLUMNS                                                                                       \
-    {"n_scored", NULL, COLUMN_COUNT, 0}, {"n_open", NULL, COLUMN_COUNT, 0},                               \
-        {"n_left_window", "pairs that left the window", COLUMN_COUNT, 0},                                 \
-        {"n_kept", "of them kept", COLUMN_COUNT, 0}, {"visible_pairs", NULL, COLUMN_COUNT, 0},            \
-        {"causal_pairs", NULL, COLUMN_COUNT, 0}, {"long_range_density", "long-range density", COLUMN_REAL, 4}, \
-        {"gate_density", "gate density", COLUMN_REAL, 4}, {"kv_fraction", "KV fraction", COLUMN_REAL, 4},  \
-        {"read_fraction", "read fraction", COLUMN_REAL, 4}, {"mean_utility", "mean utility", COLUMN_REAL, 4}, \
-        {"far_attention", "far attention", COLUMN_REAL, 4}, {"sink_attention", "sink attention", COLUMN_REAL, 4}
+#define SUM_COLUMNS                                                                                                         \
+    {"n_scored", NULL, COLUMN_COUNT, 0}, {"n_open", NULL, COLUMN_COUNT, 0},                                                 \
+        {"n_left_window", "pairs that left the window", COLUMN_COUNT, 0}, {"n_kept", "of them kept", COLUMN_COUNT, 0},      \
+        {"visible_pairs", NULL, COLUMN_COUNT, 0}, {"causal_pairs", NULL, COLUMN_COUNT, 0},                                  \
+        {"long_range_density", "long-range density", COLUMN_REAL, 4}, {"gate_density", "gate density", COLUMN_REAL, 4},     \
+        {"kv_fraction", "KV fraction", COLUMN_REAL, 4}, {"read_fraction", "read fraction", COLUMN_REAL, 4},                 \
+        {"mean_utility", "mean utility", COLUMN_REAL, 4}, {"far_attention", "far attention", COLUMN_REAL, 4},               \
+        {"sink_attention", "sink attention", COLUMN_REAL, 4}
 
-static const struct column head_columns[] = {
-    {"layer", "layer", COLUMN_COUNT, 0}, {"kv_head", "KV head", COLUMN_COUNT, 0}, {"kind", "kind", COLUMN_TEXT, 0}, SUM_COLUMNS};
-static const struct column layer_columns[] = {{"layer", "layer", COLUMN_COUNT, 0}, {"kind", "kind", COLUMN_TEXT, 0}, SUM_COLUMNS};
+static const struct column head_columns[] = {{"layer", "layer", COLUMN_COUNT, 0},
+                                             {"kv_head", "KV head", COLUMN_COUNT, 0},
+                                             {"kind", "kind", COLUMN_TEXT, 0},
+                                             SUM_COLUMNS};
+static const struct column layer_columns[] = {{"layer", "layer", COLUMN_COUNT, 0},
+                                              {"kind", "kind", COLUMN_TEXT, 0},
+                                              SUM_COLUMNS};
 
 #define N_COLUMNS(columns) (sizeof(columns) / sizeof *(columns))
 
@@ -59,11 +63,13 @@ void run_table_layers(const struct run *run, struct table *out) {
     }
 }
 
-static const struct column position_columns[] = {
-    {"position_from", "from position", COLUMN_COUNT, 0}, {"position_below", "below", COLUMN_COUNT, 0},
-    {"layer", "layer", COLUMN_COUNT, 0},                 {"kv_head", "KV head", COLUMN_COUNT, 0},
-    {"n_scored", "pairs scored", COLUMN_COUNT, 0},       {"n_open", "gates open", COLUMN_COUNT, 0},
-    {"gate_density", "gate density", COLUMN_REAL, 4}};
+static const struct column position_columns[] = {{"position_from", "from position", COLUMN_COUNT, 0},
+                                                 {"position_below", "below", COLUMN_COUNT, 0},
+                                                 {"layer", "layer", COLUMN_COUNT, 0},
+                                                 {"kv_head", "KV head", COLUMN_COUNT, 0},
+                                                 {"n_scored", "pairs scored", COLUMN_COUNT, 0},
+                                                 {"n_open", "gates open", COLUMN_COUNT, 0},
+                                                 {"gate_density", "gate density", COLUMN_REAL, 4}};
 
 void run_table_positions(const struct run *run, struct table *out) {
     const struct bin_density *p = &run->positions;
@@ -82,10 +88,11 @@ void run_table_positions(const struct run *run, struct table *out) {
         }
 }
 
-static const struct column utility_columns[] = {
-    {"utility_from", "from utility", COLUMN_REAL, 4}, {"utility_below", "below", COLUMN_REAL, 4},
-    {"layer", "layer", COLUMN_COUNT, 0},              {"kv_head", "KV head", COLUMN_COUNT, 0},
-    {"n_pairs", "pairs", COLUMN_COUNT, 0}};
+static const struct column utility_columns[] = {{"utility_from", "from utility", COLUMN_REAL, 4},
+                                                {"utility_below", "below", COLUMN_REAL, 4},
+                                                {"layer", "layer", COLUMN_COUNT, 0},
+                                                {"kv_head", "KV head", COLUMN_COUNT, 0},
+                                                {"n_pairs", "pairs", COLUMN_COUNT, 0}};
 
 void run_table_utility(const struct run *run, struct table *out) {
     size_t n_heads = run->statistics.n_layers * run->statistics.n_kv_heads, n_bins = run->n_utility_bins;
@@ -102,14 +109,20 @@ void run_table_utility(const struct run *run, struct table *out) {
 
 enum { BLOCK = 64 }; /* sequences read at a time */
 
-static const struct column sequence_columns[] = {
-    {"sequence", NULL, COLUMN_COUNT, 0},         {"source", NULL, COLUMN_TEXT, 0},
-    {"document", NULL, COLUMN_COUNT, 0},         {"offset_tok", NULL, COLUMN_COUNT, 0},
-    {"n_tok", NULL, COLUMN_COUNT, 0},            {"n_predicted", NULL, COLUMN_COUNT, 0},
-    {"nll_nat_per_token", NULL, COLUMN_REAL, 6}, {"n_left_window", NULL, COLUMN_COUNT, 0},
-    {"n_kept", NULL, COLUMN_COUNT, 0},           {"long_range_density", NULL, COLUMN_REAL, 6},
-    {"visible_pairs", NULL, COLUMN_COUNT, 0},    {"cache_used_bytes", NULL, COLUMN_COUNT, 0},
-    {"cache_allocated_bytes", NULL, COLUMN_COUNT, 0}, {"cache_full_bytes", NULL, COLUMN_COUNT, 0}};
+static const struct column sequence_columns[] = {{"sequence", NULL, COLUMN_COUNT, 0},
+                                                 {"source", NULL, COLUMN_TEXT, 0},
+                                                 {"document", NULL, COLUMN_COUNT, 0},
+                                                 {"offset_tok", NULL, COLUMN_COUNT, 0},
+                                                 {"n_tok", NULL, COLUMN_COUNT, 0},
+                                                 {"n_predicted", NULL, COLUMN_COUNT, 0},
+                                                 {"nll_nat_per_token", NULL, COLUMN_REAL, 6},
+                                                 {"n_left_window", NULL, COLUMN_COUNT, 0},
+                                                 {"n_kept", NULL, COLUMN_COUNT, 0},
+                                                 {"long_range_density", NULL, COLUMN_REAL, 6},
+                                                 {"visible_pairs", NULL, COLUMN_COUNT, 0},
+                                                 {"cache_used_bytes", NULL, COLUMN_COUNT, 0},
+                                                 {"cache_allocated_bytes", NULL, COLUMN_COUNT, 0},
+                                                 {"cache_full_bytes", NULL, COLUMN_COUNT, 0}};
 
 /* A block of rows of every field that sequences.csv takes. */
 struct sequence_block {
@@ -124,12 +137,18 @@ static int read_block(struct profile *profile, uint64_t first, size_t n, struct 
     const struct {
         enum profile_field field;
         void *out;
-    } reads[] = {{PROFILE_SEQUENCE_INDEX, b->index},      {PROFILE_SEQUENCE_DOCUMENT, b->document},
-                 {PROFILE_SEQUENCE_OFFSET, b->offset},    {PROFILE_SEQUENCE_SOURCE, b->source},
-                 {PROFILE_SEQUENCE_LENGTH, b->length},    {PROFILE_N_PREDICTED, b->n_predicted},
-                 {PROFILE_NLL_SUM, b->nll_sum},           {PROFILE_CACHE_BYTES_USED, b->used},
-                 {PROFILE_CACHE_BYTES_ALLOCATED, b->allocated}, {PROFILE_CACHE_BYTES_FULL, b->full},
-                 {PROFILE_N_LEFT_WINDOW, b->n_left},      {PROFILE_N_KEPT, b->n_kept},
+    } reads[] = {{PROFILE_SEQUENCE_INDEX, b->index},
+                 {PROFILE_SEQUENCE_DOCUMENT, b->document},
+                 {PROFILE_SEQUENCE_OFFSET, b->offset},
+                 {PROFILE_SEQUENCE_SOURCE, b->source},
+                 {PROFILE_SEQUENCE_LENGTH, b->length},
+                 {PROFILE_N_PREDICTED, b->n_predicted},
+                 {PROFILE_NLL_SUM, b->nll_sum},
+                 {PROFILE_CACHE_BYTES_USED, b->used},
+                 {PROFILE_CACHE_BYTES_ALLOCATED, b->allocated},
+                 {PROFILE_CACHE_BYTES_FULL, b->full},
+                 {PROFILE_N_LEFT_WINDOW, b->n_left},
+                 {PROFILE_N_KEPT, b->n_kept},
                  {PROFILE_VISIBLE_PAIRS, b->visible}};
     int rc = OK;
     for (size_t i = 0; rc == OK && i < sizeof reads / sizeof *reads; i++)

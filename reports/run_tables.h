@@ -1,5 +1,5 @@
-/* run_tables.h - the tables of a run: per head, per layer, per position bin, per utility bin, and per sequence. Columns as the
- * CSV files have them; ratios are ratios of the sums beside them, a missing one (0/0) is NaN and an empty CSV field. */
+/* run_tables.h - the tables of a run: per head, per layer, per position bin, per utility bin, and per sequence. Columns as
+ * the CSV files have them; ratios are ratios of the sums beside them, a missing one (0/0) is NaN and an empty CSV field. */
 #ifndef SPKV_REPORTS_RUN_TABLES_H
 #define SPKV_REPORTS_RUN_TABLES_H
 

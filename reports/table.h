@@ -1,7 +1,7 @@
 /* table.h - rows of counts, numbers and texts that go out as CSV and as an HTML table. Filled cell by cell, row by row;
  * errors are sticky and reported when the table is written. One thread per table.
  *
- * CSV: RFC 4180 with LF line ends; a header line of column names, which carry the unit; numbers as plain decimals with a
+ * CSV: RFC 4180 with LF line ends; a header line of column names, which carry the unit; numbers with a decimal
  * point, written so that they read back exactly; a missing value (NaN) is an empty field. */
 #ifndef SPKV_REPORTS_TABLE_H
 #define SPKV_REPORTS_TABLE_H

@@ -14,7 +14,7 @@ enum { N_EXTREMES = 5, LABEL = 20 /* columns of the names of numbers */ };
 static const char ramp[] = " .:-=+*#%@"; /* ASCII, thin to dense */
 static const struct rgb missing_color = {0x80, 0x80, 0x80};
 
-/* -- facts and totals ----------------------------------------------------------------------------------------------------- */
+/* -- facts and totals -- */
 
 static void put_name(const char *name, struct str *out) {
     str_printf(out, "  %-*s", LABEL, name);
@@ -43,8 +43,8 @@ static void put_facts(const struct run *run, struct str *out) {
     run_put_policy(run, &text);
     put_clean_line("policy", &text, out);
     str_clear(&text);
-    str_printf(&text, "%s prefill, chunk %u, batch %u, %s on %s, %u threads", m->prefill, m->chunk, m->batch, m->dtype, m->backend,
-               m->threads);
+    str_printf(&text, "%s prefill, chunk %u, batch %u, %s on %s, %u threads", m->prefill, m->chunk, m->batch, m->dtype,
+               m->backend, m->threads);
     put_clean_line("run", &text, out);
     str_free(&text);
 }
@@ -113,7 +113,8 @@ static void put_totals(const struct run *run, struct str *out) {
     put_bytes(run, out);
 }
 
-/* -- layers --------------------------------------------------------------------------------------------------------------- */
+/* -- layers ---------------------------------------------------------------------------------------------------------------
+ */
 
 static void put_color(struct rgb c, bool ground, const struct terminal_options *o, struct str *out) {
     if (o->truecolor)
@@ -147,7 +148,8 @@ static void put_bar(double share, int columns, const struct terminal_options *o,
         str_putc(out, ' ');
 }
 
-static void put_layers(const struct run *run, const struct run_quantity *q, const struct terminal_options *o, struct str *out) {
+static void put_layers(const struct run *run, const struct run_quantity *q, const struct terminal_options *o,
+                       struct str *out) {
     const struct statistics *s = &run->statistics;
     int columns = o->width - 36;
     columns = columns < 10 ? 10 : columns > 50 ? 50 : columns;
@@ -170,7 +172,8 @@ static void put_layers(const struct run *run, const struct run_quantity *q, cons
     }
 }
 
-/* -- extremes ------------------------------------------------------------------------------------------------------------- */
+/* -- extremes -------------------------------------------------------------------------------------------------------------
+ */
 
 struct ranked {
     double value;
@@ -209,13 +212,14 @@ static void put_extremes(const struct run *run, const struct run_quantity *q, st
         str_printf(out, "\n  %-28s  %s\n", "highest heads", "lowest heads");
     for (size_t i = 0; n > 1 && i < N_EXTREMES && i < n; i++) {
         const struct ranked *high = &heads[i], *low = &heads[n - 1 - i];
-        str_printf(out, "  layer %3zu, head %3zu  %.3f     layer %3zu, head %3zu  %.3f\n", high->layer, high->head, high->value, low->layer,
-                   low->head, low->value);
+        str_printf(out, "  layer %3zu, head %3zu  %.3f     layer %3zu, head %3zu  %.3f\n", high->layer, high->head,
+                   high->value, low->layer, low->head, low->value);
     }
     free(heads);
 }
 
-/* -- the map -------------------------------------------------------------------------------------------------------------- */
+/* -- the map --------------------------------------------------------------------------------------------------------------
+ */
 
 static struct rgb map_color(double x) {
     return isnan(x) ? missing_color : colormap_at(COLORMAP_VIRIDIS, x);
@@ -293,7 +297,8 @@ void terminal_put_run(const struct run *run, const struct terminal_options *opti
     put_facts(run, out);
     put_totals(run, out);
     if (run_quantities(run, q) == 0) {
-        str_puts(out, "\nNothing was counted per head: no sequence is long enough to leave the window, or the run is empty.\n");
+        str_puts(out,
+                 "\nNothing was counted per head: no sequence is long enough to leave the window, or the run is empty.\n");
         return;
     }
     put_layers(run, q[0], options, out);

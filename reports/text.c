@@ -43,6 +43,10 @@ void text_put_double(struct str *s, double x) {
     char text[40];
     if (isnan(x))
         return;
+    if (fabs(x) < 1e15 && x == floor(x)) {
+        str_printf(s, "%.0f", x);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, x);
         if (strtod(text, NULL) == x)
@@ -85,7 +89,8 @@ void text_put_base64(struct str *s, const void *bytes, size_t n) {
     for (size_t i = 0; i < n; i += 3) {
         size_t have = n - i < 3 ? n - i : 3;
         unsigned v = (unsigned)b[i] << 16 | (have > 1 ? (unsigned)b[i + 1] << 8 : 0) | (have > 2 ? b[i + 2] : 0);
-        char out[4] = {digits[v >> 18], digits[v >> 12 & 63], have > 1 ? digits[v >> 6 & 63] : '=', have > 2 ? digits[v & 63] : '='};
+        char out[4] = {digits[v >> 18], digits[v >> 12 & 63], have > 1 ? digits[v >> 6 & 63] : '=',
+                       have > 2 ? digits[v & 63] : '='};
         str_append(s, out, 4);
     }
 }

@@ -9,13 +9,15 @@
 #include "base/str.h"
 
 /* A string that came from a file or a command line, made harmless to show: bytes that are no UTF-8 become U+FFFD, control
- * characters (C0, DEL, C1), line and paragraph separators and the marks that reorder text become a space. Nothing is escaped. */
+ * characters (C0, DEL, C1), line and paragraph separators and the marks that reorder text become a space. Nothing is
+ * escaped. */
 void text_put_clean(struct str *s, const char *text);
 
 /* The same, then escaped for HTML. */
 void text_put_clean_html(struct str *s, const char *text);
 
-/* The shortest decimal that reads back as the same double; nothing at all for NaN, "inf" and "-inf". */
+/* The shortest decimal that reads back as the same double, with an exponent where it is very small or large; nothing at all
+ * for NaN; "inf" and "-inf". */
 void text_put_double(struct str *s, double x);
 
 /* With so many decimals, an en dash for NaN. */

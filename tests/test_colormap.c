@@ -15,13 +15,12 @@ static const struct {
     int i;
     uint32_t color;
 } viridis[] = {
-    {0, 0x440154}, {1, 0x440256}, {2, 0x450457}, {3, 0x450559}, {4, 0x46075a}, {7, 0x460b5e}, {13, 0x481467},
-    {22, 0x482071}, {31, 0x472c7a}, {38, 0x463480}, {49, 0x424186}, {58, 0x3e4c8a}, {67, 0x39558c}, {76, 0x355f8d},
-    {83, 0x31668e}, {94, 0x2d718e}, {101, 0x2a778e}, {112, 0x26828e}, {119, 0x23888e}, {128, 0x21918c},
-    {137, 0x1f998a}, {146, 0x1fa187}, {153, 0x22a884}, {164, 0x2db27d}, {171, 0x37b878}, {182, 0x4ac16d},
-    {189, 0x58c765}, {198, 0x6ccd5a}, {207, 0x81d34d}, {216, 0x98d83e}, {223, 0xaadc32}, {231, 0xc0df25},
-    {238, 0xd2e21b}, {243, 0xdfe318}, {248, 0xece51b}, {251, 0xf4e61e}, {253, 0xf8e621}, {254, 0xfbe723},
-    {255, 0xfde725},
+    {0, 0x440154},   {1, 0x440256},   {2, 0x450457},   {3, 0x450559},   {4, 0x46075a},   {7, 0x460b5e},   {13, 0x481467},
+    {22, 0x482071},  {31, 0x472c7a},  {38, 0x463480},  {49, 0x424186},  {58, 0x3e4c8a},  {67, 0x39558c},  {76, 0x355f8d},
+    {83, 0x31668e},  {94, 0x2d718e},  {101, 0x2a778e}, {112, 0x26828e}, {119, 0x23888e}, {128, 0x21918c}, {137, 0x1f998a},
+    {146, 0x1fa187}, {153, 0x22a884}, {164, 0x2db27d}, {171, 0x37b878}, {182, 0x4ac16d}, {189, 0x58c765}, {198, 0x6ccd5a},
+    {207, 0x81d34d}, {216, 0x98d83e}, {223, 0xaadc32}, {231, 0xc0df25}, {238, 0xd2e21b}, {243, 0xdfe318}, {248, 0xece51b},
+    {251, 0xf4e61e}, {253, 0xf8e621}, {254, 0xfbe723}, {255, 0xfde725},
 };
 
 static int channel_difference(struct rgb a, uint32_t b) {
@@ -64,7 +63,8 @@ static void differences_have_a_neutral_centre_and_equal_wings(void **state) {
     assert_int_equal(centre.g, centre.b);
     double before = rgb_luminance(centre);
     for (int i = 1; i <= 100; i++) {
-        struct rgb low = colormap_at(COLORMAP_DIVERGING, 0.5 - i / 200.0), high = colormap_at(COLORMAP_DIVERGING, 0.5 + i / 200.0);
+        struct rgb low = colormap_at(COLORMAP_DIVERGING, 0.5 - i / 200.0),
+                   high = colormap_at(COLORMAP_DIVERGING, 0.5 + i / 200.0);
         double l = rgb_luminance(low), h = rgb_luminance(high);
         assert_true(l < before + 1e-9 && h < before + 0.01);
         assert_true(fabs(l - h) < 0.06);

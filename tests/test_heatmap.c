@@ -39,7 +39,8 @@ static void picture_read(const char *path, struct picture *out) {
         memcpy(out->pixels + (size_t)y * (size_t)out->width * 3, png_get_rows(png, info)[y], (size_t)out->width * 3);
     png_get_text(png, info, &texts, &n_texts);
     for (int i = 0; i < n_texts; i++)
-        snprintf(out->texts + strlen(out->texts), sizeof out->texts - strlen(out->texts), "%s=%s\n", texts[i].key, texts[i].text);
+        snprintf(out->texts + strlen(out->texts), sizeof out->texts - strlen(out->texts), "%s=%s\n", texts[i].key,
+                 texts[i].text);
     png_destroy_read_struct(&png, &info, NULL);
     fclose(stream);
 }
@@ -77,10 +78,12 @@ static double value_at(size_t layer, size_t head, size_t n_layers, size_t n_head
 
 /* Every cell, in a corner away from its number: exactly the colour, to the last pixel row and column of the cell but for the
  * grid line; missing cells show both tones of the hatch and nothing else. */
-static void check_cell(const struct picture *p, const struct heatmap *map, const struct heatmap_geometry *g, int top, size_t i) {
+static void check_cell(const struct picture *p, const struct heatmap *map, const struct heatmap_geometry *g, int top,
+                       size_t i) {
     size_t layer = i / map->n_kv_heads, head = i % map->n_kv_heads;
     int gap = g->cell_w >= 14 && g->cell_h >= 14;
-    int x0 = (g->plot_x + (int)head * g->cell_w) * CANVAS_SCALE, y0 = (top + g->plot_y + (int)layer * g->cell_h) * CANVAS_SCALE;
+    int x0 = (g->plot_x + (int)head * g->cell_w) * CANVAS_SCALE,
+        y0 = (top + g->plot_y + (int)layer * g->cell_h) * CANVAS_SCALE;
     int x1 = x0 + (g->cell_w - gap) * CANVAS_SCALE - 1, y1 = y0 + (g->cell_h - gap) * CANVAS_SCALE - 1;
     double v = map->values[i];
     if (isnan(v)) {
@@ -110,10 +113,17 @@ static void check_shape(size_t n_layers, size_t n_heads, enum colormap colors, b
         ones[i] = i % 3 ? 0.25 : NAN;
     for (size_t i = 0; i < n_layers * n_heads; i++)
         values[i] = value_at(i / n_heads, i % n_heads, n_layers, n_heads) - (colors == COLORMAP_DIVERGING ? 0.5 : 0);
-    struct heatmap map = {.n_layers = n_layers, .n_kv_heads = n_heads, .values = values, .map = colors,
-                          .low = colors == COLORMAP_DIVERGING ? -0.5 : 0, .high = colors == COLORMAP_DIVERGING ? 0.5 : 1,
-                          .layer_values = bars ? ones : NULL, .head_values = bars ? ones : NULL, .title = "Title",
-                          .value_title = "value", .missing = "sliding"};
+    struct heatmap map = {.n_layers = n_layers,
+                          .n_kv_heads = n_heads,
+                          .values = values,
+                          .map = colors,
+                          .low = colors == COLORMAP_DIVERGING ? -0.5 : 0,
+                          .high = colors == COLORMAP_DIVERGING ? 0.5 : 1,
+                          .layer_values = bars ? ones : NULL,
+                          .head_values = bars ? ones : NULL,
+                          .title = "Title",
+                          .value_title = "value",
+                          .missing = "sliding"};
     const char *file = scratch_path(&scratch, "map.png");
     assert_int_equal(heatmap_write_png(&map, NULL, 0, file, &top, &err), OK);
     heatmap_layout(&map, &g);
@@ -141,8 +151,12 @@ static void geometry_keeps_things_apart(void **state) {
     static const size_t sizes[][2] = {{1, 1}, {2, 2}, {30, 3}, {32, 8}, {80, 8}, {128, 64}, {512, 256}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         static double values[512 * 256];
-        struct heatmap map = {.n_layers = sizes[i][0], .n_kv_heads = sizes[i][1], .values = values, .layer_values = values,
-                              .head_values = values, .high = 1};
+        struct heatmap map = {.n_layers = sizes[i][0],
+                              .n_kv_heads = sizes[i][1],
+                              .values = values,
+                              .layer_values = values,
+                              .head_values = values,
+                              .high = 1};
         struct heatmap_geometry g;
         assert_true(heatmap_fits(&map));
         heatmap_layout(&map, &g);
@@ -157,8 +171,8 @@ static void geometry_keeps_things_apart(void **state) {
 static void facts_are_text_chunks(void **state) {
     (void)state;
     const double values[] = {0.5};
-    struct heatmap map = {.n_layers = 1, .n_kv_heads = 1, .values = values, .high = 1, .title = "T", .value_title = "v",
-                          .missing = "m"};
+    struct heatmap map =
+        {.n_layers = 1, .n_kv_heads = 1, .values = values, .high = 1, .title = "T", .value_title = "v", .missing = "m"};
     struct canvas_fact facts[] = {{"Title", "Density"}, {"Model", "caf\xc3\xa9/\xff<model>"}, {"Window", "128"}};
     struct picture p;
     struct err err = {0};
@@ -175,8 +189,15 @@ static void text_that_is_no_utf8_does_not_stop_a_picture(void **state) {
     (void)state;
     const double values[] = {0.5};
     const char *caption[] = {"bad \xff\xfe bytes, a tab\tand a\nnewline", ""};
-    struct heatmap map = {.n_layers = 1, .n_kv_heads = 1, .values = values, .high = 1, .title = "\xc3", .value_title = "\xe2\x80",
-                          .missing = "m", .caption = caption, .n_caption = 2};
+    struct heatmap map = {.n_layers = 1,
+                          .n_kv_heads = 1,
+                          .values = values,
+                          .high = 1,
+                          .title = "\xc3",
+                          .value_title = "\xe2\x80",
+                          .missing = "m",
+                          .caption = caption,
+                          .n_caption = 2};
     struct err err = {0};
     const char *file = scratch_path(&scratch, "bad.png");
     assert_int_equal(heatmap_write_png(&map, NULL, 0, file, NULL, &err), OK);
@@ -186,8 +207,8 @@ static void text_that_is_no_utf8_does_not_stop_a_picture(void **state) {
 static void a_failed_write_leaves_no_file(void **state) {
     (void)state;
     const double values[] = {0.5};
-    struct heatmap map = {.n_layers = 1, .n_kv_heads = 1, .values = values, .high = 1, .title = "T", .value_title = "v",
-                          .missing = "m"};
+    struct heatmap map =
+        {.n_layers = 1, .n_kv_heads = 1, .values = values, .high = 1, .title = "T", .value_title = "v", .missing = "m"};
     struct err err = {0};
     const char *file = scratch_path(&scratch, "absent/map.png");
     assert_int_equal(heatmap_write_png(&map, NULL, 0, file, NULL, &err), ERR_IO);
@@ -197,8 +218,13 @@ static void a_failed_write_leaves_no_file(void **state) {
 static void svg_says_values_on_hover_and_escapes(void **state) {
     (void)state;
     const double values[] = {0.25, NAN};
-    struct heatmap map = {.n_layers = 1, .n_kv_heads = 2, .values = values, .high = 1, .title = "a<b>\"&'\xff",
-                          .value_title = "</text><script>", .missing = "sliding <layer>"};
+    struct heatmap map = {.n_layers = 1,
+                          .n_kv_heads = 2,
+                          .values = values,
+                          .high = 1,
+                          .title = "a<b>\"&'\xff",
+                          .value_title = "</text><script>",
+                          .missing = "sliding <layer>"};
     struct str s = {0};
     struct err err = {0};
     assert_int_equal(heatmap_put_svg(&map, &s, &err), OK);
@@ -220,8 +246,8 @@ static void ticks_are_round_numbers(void **state) {
         double low, high;
         int most, decimals;
         double step;
-    } cases[] = {{0, 1, 11, 1, 0.1}, {0, 1, 6, 1, 0.2}, {-1, 1, 11, 1, 0.2}, {0, 1, 5, 2, 0.25}, {0, 60, 7, 0, 10},
-                 {-0.05, 0.05, 5, 3, 0.025}, {0, 1, 2, 0, 1}};
+    } cases[] = {{0, 1, 11, 1, 0.1}, {0, 1, 6, 1, 0.2},          {-1, 1, 11, 1, 0.2}, {0, 1, 5, 2, 0.25},
+                 {0, 60, 7, 0, 10},  {-0.05, 0.05, 5, 3, 0.025}, {0, 1, 2, 0, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int decimals;
         assert_float_equal(tick_step(cases[i].low, cases[i].high, cases[i].most, &decimals), cases[i].step, 1e-12);
