@@ -154,7 +154,9 @@ int h5_output_create(const char *path, hid_t create_plist, struct h5_output *out
     out->file = -1;
     out->driver = H5FDregister(&output_class);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-    if (out->driver >= 0 && access >= 0 && H5Pset_driver(access, out->driver, &failure) >= 0)
+    /* The format of HDF5 1.8 (2008) has checksums on object headers, the older default has none. */
+    if (out->driver >= 0 && access >= 0 && H5Pset_driver(access, out->driver, &failure) >= 0 &&
+        H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18) >= 0)
         out->file = H5Fcreate(path, H5F_ACC_TRUNC, create_plist, access);
     if (access >= 0)
         H5Pclose(access);
