@@ -6,6 +6,8 @@
 
 #include "reports/text.h"
 
+enum { LONG_NAME = 40 /* bytes; longer paths of corpora lose their directories in captions */ };
+
 static int load_bins(struct profile *profile, struct run *run, struct err *err) {
     size_t n_edges;
     int rc = OK;
@@ -90,8 +92,12 @@ void run_put_name(const struct run *run, struct str *s) {
 
 void run_put_corpora(const struct run *run, struct str *s) {
     for (size_t i = 0; i < run->meta->n_corpora; i++) {
+        const char *name = run->meta->corpus_names[i];
         str_puts(s, i ? ", " : "");
-        run_put_short_name(s, run->meta->corpus_names[i]);
+        if (strlen(name) <= LONG_NAME)
+            str_puts(s, name);
+        else
+            run_put_short_name(s, name);
     }
 }
 

@@ -39,7 +39,9 @@ static bool is_telling(const struct run *run, const struct run_quantity *q) {
         return run->statistics.has_gates;
     if (q->ratio == head_mean_utility)
         return run->statistics.has_scores && run->meta->score != PROFILE_SCORE_NONE;
-    if (q->ratio == head_far_attention || q->ratio == head_sink_attention)
+    if (q->ratio == head_sink_attention)
+        return run->statistics.has_attention && run->meta->sinks > 0;
+    if (q->ratio == head_far_attention)
         return run->statistics.has_attention;
     return run->statistics.has_gates || !run->statistics.has_attention;
 }

@@ -106,7 +106,8 @@ static void put_totals(const struct run *run, struct str *out) {
     }
     if (s->has_attention) {
         put_share("far attention", head_far_attention(&s->total), "of attention lies outside window and sinks", out);
-        put_share("sink attention", head_sink_attention(&s->total), "of attention lies on the sinks", out);
+        if (run->meta->sinks > 0)
+            put_share("sink attention", head_sink_attention(&s->total), "of attention lies on the sinks", out);
     }
     put_share("KV fraction", head_kv_fraction(&s->total), "of all pairs are in the cache at the end", out);
     put_share("read fraction", head_read_fraction(&s->total), "of what full attention reads was read", out);

@@ -110,7 +110,7 @@ static void plain_text_says_the_numbers(void **state) {
     terminal_put_run(&w.run, &(struct terminal_options){.width = 80}, &s);
     has_line(&s, "out/run.h5\n");
     has_line(&s, "model               tiny: llama, 3 layers x 2 KV heads of size 8\n");
-    has_line(&s, "corpus              books (1 file)\n");
+    has_line(&s, "corpus              texts/books/ (1 file)\n");
     has_line(&s, "policy              spkv, window 10, sinks 0, threshold 0.5\n");
     has_line(&s, "amount              2 sequences of 100 tokens, 200 in all\n");
     has_line(&s, "loss                2.0000 nat per token (perplexity 7.389, 198 predicted)\n");
