@@ -8,8 +8,10 @@
 
 #include "analyze/profile_writer.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "base/str.h"
 #include "cli/cli.h"
 #include "datasets/corpus.h"
 #include "datasets/sequences.h"
@@ -327,13 +329,26 @@ static int run_all(struct recording *r, int max_length, bool attention, struct e
         .policy = r->loaded->policy, .batch = r->run->batch, .chunk = r->run->chunk, .max_len = max_length,
         .dense_prefill = r->run->dense_prefill, .shard = r->options->shard, .n_shards = r->options->n_shards,
         .batch_done = batch_done, .batch_done_self = r, .stop = cli_stop_flag(), .on_step = on_step, .on_step_self = r};
-    struct err flush = {0};
     progress_begin(&r->progress, "profile", "tok", 0, r->run->quiet);
     int rc = run_source(r->loaded->model, &source, &observer, &options, &r->result->totals, err);
     progress_end(&r->progress);
-    if (rc == ERR_INCOMPLETE && profile_writer_flush(r->writer, &flush) != OK)
-        cli_report(&flush);
     return rc;
+}
+
+/* After a stop or a failure: what is finished stays for --resume; where nothing is, nothing is left. */
+static void keep_finished(struct recording *r, const char *output) {
+    struct err err = {0};
+    struct str part = {0};
+    str_printf(&part, "%s.part", output);
+    bool empty = profile_writer_n_sequences(r->writer) == 0;
+    if (!empty)
+        profile_writer_flush(r->writer, &err);
+    profile_writer_free(r->writer);
+    r->writer = NULL;
+    if (empty && !part.failed)
+        file_remove_tree(part.data, &err);
+    str_free(&part);
+    cli_report(&err);
 }
 
 static int finish(struct recording *r, struct err *err) {
@@ -363,6 +378,8 @@ int run_corpus(const struct run_options_cli *run, const struct corpus_options_cl
     result->nothing_to_do = !r.writer;
     if (r.writer && (rc = run_all(&r, max_length, (record & PROFILE_RECORD_ATTENTION) != 0, err)) == OK)
         rc = finish(&r, err);
+    if (rc != OK && r.writer)
+        keep_finished(&r, output);
 out:
     result->seconds = (double)(clock_us() - start) * 1e-6;
     profile_writer_free(r.writer);

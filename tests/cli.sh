@@ -1,0 +1,105 @@
+#!/bin/sh
+# The program from outside, on the shipped model: exit statuses, messages that name file and place, nothing lost, nothing half.
+#   SPKV=build/spkv RUN_EQUAL=build/tests/tools/run_equal MODEL=datasets/demo/model tests/cli.sh
+spkv=${SPKV:-build/spkv} run_equal=${RUN_EQUAL:-build/tests/tools/run_equal} model=${MODEL:-datasets/demo/model}
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+failed=0
+fail() { echo "FAIL: $*"; failed=1; }
+
+# expect STATUS TEXT COMMAND...: the exit status, and TEXT somewhere in what it prints (standard output or error).
+expect() {
+    want=$1 text=$2
+    shift 2
+    "$@" >"$dir/out" 2>&1
+    status=$?
+    [ "$status" -eq "$want" ] || { fail "$* exits $status, expected $want"; tail -n 5 "$dir/out"; }
+    [ -z "$text" ] || grep -qF -e "$text" "$dir/out" || { fail "$*: no \"$text\" in the output"; tail -n 5 "$dir/out"; }
+}
+
+mkdir "$dir/corpus"
+for i in 1 2 3 4 5 6 7; do head -c $((1500 * i)) docs/method.md >"$dir/corpus/$i.txt"; done
+profile() { "$spkv" profile "$model" "$dir/corpus" --max-length 128 --batch 2 --quiet "$@"; }
+
+# Help, version, usage.
+expect 0 "spkv" "$spkv" --version
+expect 0 "recommend" "$spkv" --help
+for command in profile show report recommend generate info bench tasks merge check; do
+    expect 0 "Usage:" "$spkv" $command --help
+    expect 2 "" "$spkv" $command --no-such-option
+done
+expect 2 "not a command" "$spkv" prophile
+expect 2 "MODEL" "$spkv" profile
+expect 2 "is not a policy" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy sparse
+expect 2 "no parameter" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy full:depth=3
+expect 2 "--threads" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --threads many
+expect 2 "--record" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --record everything
+
+# Bad input: status, file, place. Nothing is left behind.
+expect 3 "no/model" "$spkv" profile no/model "$dir/corpus" -o "$dir/x.h5"
+expect 1 "nothing.txt" "$spkv" profile "$model" "$dir/nothing.txt" -o "$dir/x.h5"
+printf 'fine so far \377 not' >"$dir/latin1.txt"
+expect 3 "12" "$spkv" profile "$model" "$dir/latin1.txt" -o "$dir/x.h5"
+: >"$dir/empty.txt"
+expect 3 "empty.txt" "$spkv" profile "$model" "$dir/empty.txt" -o "$dir/x.h5"
+printf '{"text": "one"}\n{"txet": "two"}\n' >"$dir/rows.jsonl"
+expect 3 "rows.jsonl:2" "$spkv" profile "$model" "$dir/rows.jsonl" -o "$dir/x.h5"
+mkdir "$dir/cut" && cp "$model"/*.json "$dir/cut/" && head -c 100000 "$model/model.safetensors" >"$dir/cut/model.safetensors"
+expect 3 "model.safetensors" "$spkv" info "$dir/cut"
+expect 3 "model.safetensors" "$spkv" profile "$dir/cut" "$dir/corpus" -o "$dir/x.h5"
+echo '{"model_type": "mamba"}' >"$dir/cut/config.json"
+expect 3 "mamba" "$spkv" info "$dir/cut"
+expect 3 "latin1.txt" "$spkv" show "$dir/latin1.txt"
+expect 3 "latin1.txt" "$spkv" recommend "$dir/latin1.txt" -o "$dir/l.json"
+[ -e "$dir/x.h5" ] || [ -e "$dir/x.h5.part" ] && fail "a refused run left something behind"
+
+# The way from text to layout, and back.
+expect 0 "nat/token" profile -o "$dir/run.h5" --record tokens,utility,open,classes
+expect 3 "exists" profile -o "$dir/run.h5"
+expect 0 "" profile -o "$dir/run.h5" --record tokens,utility,open,classes --resume
+expect 0 "long-range density" "$spkv" show "$dir/run.h5"
+expect 0 '"schema"' "$spkv" show "$dir/run.h5" --json
+expect 0 "" "$spkv" check "$dir/run.h5"
+expect 0 "index.html" "$spkv" report "$dir/run.h5" -o "$dir/report"
+expect 3 "exists" "$spkv" report "$dir/run.h5" -o "$dir/report"
+[ -s "$dir/report/index.html" ] || fail "no page"
+grep -qE '(src|href)="https?:' "$dir/report/index.html" && fail "the page asks the network for something"
+expect 0 "coverage" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
+expect 3 "exists" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
+expect 0 "policy layout" profile -o "$dir/layout.h5" --policy "layout:file=$dir/layout.json"
+expect 0 "policy window" profile -o "$dir/window.h5" --policy window --sinks 4 --prefill dense
+
+# Equal settings, equal data; shards and merge; an interrupted run and its rest.
+expect 0 "" profile -o "$dir/again.h5" --record tokens,utility,open,classes
+"$run_equal" "$dir/run.h5" "$dir/again.h5" >"$dir/out" || fail "two equal runs differ: $(cat "$dir/out")"
+for i in 0 1 2; do expect 0 "" profile -o "$dir/shard$i.h5" --record tokens,utility,open,classes --shard $i/3; done
+expect 0 "" "$spkv" merge "$dir/shard0.h5" "$dir/shard1.h5" "$dir/shard2.h5" -o "$dir/merged.h5"
+"$run_equal" "$dir/run.h5" "$dir/merged.h5" >"$dir/out" || fail "merged shards differ from the whole run: $(cat "$dir/out")"
+expect 3 "" "$spkv" merge "$dir/shard0.h5" "$dir/shard2.h5" -o "$dir/half.h5"
+"$spkv" profile "$model" "$dir/corpus" --max-length 32 --batch 1 --chunk 1 --quiet -o "$dir/stopped.h5" >"$dir/out" 2>&1 &
+pid=$!
+sleep 0.3
+kill -INT $pid 2>/dev/null
+wait $pid
+status=$?
+[ "$status" -eq 4 ] || [ "$status" -eq 0 ] || fail "an interrupted run exits $status: $(cat "$dir/out")"
+expect 0 "" "$spkv" profile "$model" "$dir/corpus" --max-length 32 --batch 1 --chunk 1 --quiet -o "$dir/stopped.h5" --resume
+[ -e "$dir/stopped.h5.part" ] && fail "stopped.h5.part is left"
+if [ "$status" -eq 4 ]; then
+    expect 0 "" "$spkv" profile "$model" "$dir/corpus" --max-length 32 --batch 1 --chunk 1 --quiet -o "$dir/whole.h5"
+    "$run_equal" "$dir/whole.h5" "$dir/stopped.h5" >"$dir/out" || fail "a resumed run differs: $(cat "$dir/out")"
+    expect 3 "batch" "$spkv" profile "$model" "$dir/corpus" --max-length 32 --batch 3 --quiet -o "$dir/whole.h5" --resume
+fi
+
+# Results on standard output, a full disk is an error.
+expect 0 '"text"' "$spkv" generate "$model" -p "The" -n 8 --json --quiet
+expect 0 "layers" "$spkv" info "$model"
+"$spkv" info "$model" >/dev/full 2>/dev/null
+[ $? -eq 1 ] || fail "a full disk goes unnoticed"
+profile -o /dev/full >/dev/null 2>&1 && fail "a run into /dev/full succeeds"
+expect 0 "prefill" "$spkv" bench "$model" --contexts 64 --runs 1 --steps 2 --policies "full;window" --quiet
+cat "$dir/corpus/1.txt" | "$spkv" profile "$model" - -o "$dir/stdin.h5" --quiet >/dev/null || fail "standard input is not read"
+expect 2 "standard input" "$spkv" profile "$model" - -o "$dir/y.h5" --shard 0/2
+
+[ "$failed" -eq 0 ] && echo "ok"
+exit "$failed"
