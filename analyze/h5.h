@@ -1,5 +1,9 @@
 /* h5.h - the little of HDF5 that run files need, with errors of ours: HDF5 prints nothing, and its innermost message goes
- * into struct err together with file and object. Used by the profile files of this folder only. One thread. */
+ * into struct err together with file and object. Used by the profile files of this folder only. One thread.
+ *
+ * What is checked before HDF5 reads a foreign file: links, types, shapes, filters, chunk sizes, stored bytes. What cannot be
+ * checked from outside is the heap of variable-length strings, where a forged or damaged length makes HDF5 1.10 read beyond
+ * its buffer: run files of strangers deserve the caution that any HDF5 file does. */
 #ifndef SPKV_ANALYZE_H5_H
 #define SPKV_ANALYZE_H5_H
 

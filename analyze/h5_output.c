@@ -32,8 +32,10 @@ static H5FD_t *output_open(const char *name, unsigned flags, hid_t fapl, haddr_t
     if (!failure)
         return NULL;
     struct output_file *f = calloc(1, sizeof *f);
-    if (!f)
+    if (!f) {
+        **failure = ENOMEM;
         return NULL;
+    }
     f->failure = *failure;
     f->fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (f->fd < 0) {

@@ -107,6 +107,25 @@ static int write_one(hid_t group, const struct profile_attribute *a, const struc
     return rc;
 }
 
+static int write_parameter(hid_t file, const char *key, const json_t *value, struct h5_place place, struct err *err) {
+    struct str name = {0};
+    double real = json_number_value(value);
+    int rc = OK;
+    str_printf(&name, "policy_%s", key);
+    if (name.failed)
+        rc = err_memory(err, "an attribute", strlen(key));
+    else if (h5_has_attribute(file, name.data))
+        ; /* "parameters" is the object itself */
+    else if (json_is_string(value))
+        rc = h5_put_string(file, name.data, json_string_value(value), place, err);
+    else if (json_is_number(value))
+        rc = h5_put_number(file, name.data, H5_F64, &real, place, err);
+    else if (json_is_boolean(value))
+        rc = h5_put_string(file, name.data, json_is_true(value) ? "true" : "false", place, err);
+    str_free(&name);
+    return rc;
+}
+
 /* Members of policy_parameters as attributes policy_KEY. */
 static int write_parameters(hid_t file, const struct profile_meta *meta, struct h5_place place, struct err *err) {
     json_t *object, *value;
@@ -115,18 +134,8 @@ static int write_parameters(hid_t file, const struct profile_meta *meta, struct 
     if (rc != OK)
         return rc;
     json_object_foreach(object, key, value) {
-        struct str name = {0};
-        double real = json_number_value(value);
-        str_printf(&name, "policy_%s", key);
-        if (rc != OK || name.failed || strcmp(str_text(&name), "policy_parameters") == 0)
-            ;
-        else if (json_is_string(value))
-            rc = h5_put_string(file, name.data, json_string_value(value), place, err);
-        else if (json_is_number(value))
-            rc = h5_put_number(file, name.data, H5_F64, &real, place, err);
-        else if (json_is_boolean(value))
-            rc = h5_put_string(file, name.data, json_is_true(value) ? "true" : "false", place, err);
-        str_free(&name);
+        if (rc == OK)
+            rc = write_parameter(file, key, value, place, err);
     }
     json_decref(object);
     return rc;
