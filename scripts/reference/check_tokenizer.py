@@ -63,6 +63,20 @@ class Ours:
         return self.process.wait()
 
 
+def without_panics(tokenizer, texts):
+    """The texts that the library survives: an added token with lstrip inside the space that rstrip of the token before took
+    makes it panic. (The exception is no Exception, but a BaseException of its own.)"""
+    good = []
+    for text in texts:
+        try:
+            tokenizer.encode(text, add_special_tokens=False)
+            good.append(text)
+        except BaseException as problem:
+            if type(problem).__name__ != "PanicException":
+                raise
+    return good
+
+
 def theirs(tokenizer, texts):
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     ids = [e.ids for e in encodings]
@@ -71,17 +85,27 @@ def theirs(tokenizer, texts):
 
 
 def compare(name, what, tokenizer, ours, texts, group=2000):
-    n = n_tokens = n_bad = 0
+    n = n_tokens = n_bad = n_panics = 0
     for i in range(0, len(texts), group):
         part = texts[i:i + group]
-        for text, want, got in zip(part, theirs(tokenizer, part), ours.many(part)):
+        try:
+            wanted = theirs(tokenizer, part)
+        except BaseException as problem:
+            if type(problem).__name__ != "PanicException":
+                raise
+            ours.many(part)  # ours survives them all
+            part = without_panics(tokenizer, part)
+            wanted = theirs(tokenizer, part)
+            n_panics += min(group, len(texts) - i) - len(part)
+        for text, want, got in zip(part, wanted, ours.many(part)):
             n += 1
             n_tokens += len(want[0])
             if (list(want[0]), *want[1:]) != got:
                 n_bad += 1
                 if n_bad <= 3:
                     report(text, want, got)
-    print(f"{name:34s} {what:24s} {n - n_bad} of {n} texts equal, {n_tokens} tokens", flush=True)
+    panics = f", {n_panics} on which the library panics" if n_panics else ""
+    print(f"{name:34s} {what:24s} {n - n_bad} of {n} texts equal, {n_tokens} tokens{panics}", flush=True)
     return n_bad
 
 
