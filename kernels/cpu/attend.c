@@ -95,19 +95,25 @@ static size_t fresh_pages(const struct attend_run *run) {
 }
 
 /* One page of rows and its gates. */
-static void fresh_page_fill(const struct attend_run *run, size_t index, char *page, uint32_t *open) {
+static void fresh_page_fill(const struct device *dev, const struct attend_run *run, size_t index, char *page,
+                            uint32_t *open) {
     const struct attend_args *a = run->a;
-    size_t slots = run->shape.slots, dim = run->shape.head_dim, begin = index * slots, n = (size_t)run->n_rows - begin;
+    size_t slots = run->shape.slots, begin = index * slots, n = (size_t)run->n_rows - begin;
+    const float *k[KV_PAGE_SLOTS], *v[KV_PAGE_SLOTS];
     if (n < slots)
         memset(page, 0, a->cache->page_bytes); /* p = 0 times what an empty slot holds must be 0 */
     else
         n = slots;
     memset(open, 0, slots / GROUP_KEYS * sizeof *open);
     for (size_t i = 0; i < n; i++) {
-        size_t row = (size_t)run->first + begin + i, at = row * a->ld_qkv + (size_t)run->head * dim;
-        page_write(run->shape, page, i, a->k + at, a->v + at);
+        size_t row = (size_t)run->first + begin + i, at = row * a->ld_qkv + (size_t)run->head * run->shape.head_dim;
+        size_t j = i % KV_PAGE_SLOTS;
+        k[j] = a->k + at;
+        v[j] = a->v + at;
         if (!run->ring_only && a->open[row * (size_t)a->cache->n_kv_heads + (size_t)run->head])
             open[i / GROUP_KEYS] |= 1u << i % GROUP_KEYS;
+        if (j + 1 == KV_PAGE_SLOTS || i + 1 == n)
+            page_write(dev, run->shape, page, i - j, j + 1, k, v);
     }
 }
 
@@ -147,7 +153,7 @@ static void fill_pages(struct device *dev, const struct plan *plan) {
     for (size_t i = 0; i < plan->n_runs; i++)
         for (size_t j = 0; j < fresh_pages(&plan->runs[i]); j++) {
             char *page = (char *)(uintptr_t)plan->runs[i].fresh + j * page_bytes;
-            fresh_page_fill(&plan->runs[i], j, page, (uint32_t *)(uintptr_t)plan->runs[i].fresh_open + j * words);
+            fresh_page_fill(dev, &plan->runs[i], j, page, (uint32_t *)(uintptr_t)plan->runs[i].fresh_open + j * words);
         }
 }
 
@@ -235,14 +241,8 @@ struct attend_rows attend_rows_start(const struct device *dev, const struct plan
         rows.max[r] = -INFINITY;
         rows.sum[r] = 0;
     }
-    for (size_t r = 0; r < rows.n; r++) {
-        const float *q = query_of(run, &rows, r);
-        if (dev->dtype == DTYPE_F32)
-            memcpy((float *)rows.q + r * dim, q, dim * sizeof *q);
-        else
-            for (size_t d = 0; d < dim; d++)
-                ((uint16_t *)rows.q)[r * dim + d] = bf16_round(q[d]);
-    }
+    for (size_t r = 0; r < rows.n; r++)
+        device_store_act(dev, query_of(run, &rows, r), 1, dim, (char *)rows.q + r * dim * size);
     return rows;
 }
 
@@ -268,19 +268,13 @@ static void rows_meet_own_pair(const struct attend_run *run, struct attend_rows 
 }
 
 /* Rows of a finished item, or of all parts joined, to the caller's buffers. */
-static void rows_finish(const struct attend_run *run, const struct attend_rows *rows, enum dtype dtype) {
+static void rows_finish(const struct device *dev, const struct attend_run *run, const struct attend_rows *rows) {
     const struct attend_args *a = run->a;
     for (size_t r = 0; r < rows->n; r++) {
         size_t row = (size_t)(run->first + rows->first_query) + r / rows->heads;
         size_t at = row * a->n_heads + (size_t)run->head * rows->heads + r % rows->heads, dim = rows->head_dim;
-        const float *out = rows->out + r * dim;
-        float scale = 1.0f / rows->sum[r];
-        if (dtype == DTYPE_F32)
-            for (size_t d = 0; d < dim; d++)
-                ((float *)a->out)[at * dim + d] = out[d] * scale;
-        else
-            for (size_t d = 0; d < dim; d++)
-                ((uint16_t *)a->out)[at * dim + d] = bf16_round(out[d] * scale);
+        device_store_act(dev, rows->out + r * dim, 1.0f / rows->sum[r], dim,
+                         (char *)a->out + at * dim * dtype_size(dev->dtype));
         if (a->lse)
             a->lse[at] = rows->max[r] + logf(rows->sum[r]);
     }
@@ -331,7 +325,7 @@ static void item_run(const struct device *dev, const struct plan *plan, const st
 #endif
         attend_rows_f32(dev, run, &rows, item->begin, item->end);
     if (item->part == NO_PART)
-        rows_finish(run, &rows, dev->dtype);
+        rows_finish(dev, run, &rows);
     else
         part_store(parts, &rows, item->part);
 }
@@ -342,7 +336,7 @@ static void item_join(const struct device *dev, const struct plan *plan, const s
     struct attend_rows rows = attend_rows_start(dev, plan, item, memory);
     for (size_t i = first; i < plan->n_items && plan->items[i].run == item->run; i++)
         part_join(parts, &rows, plan->items[i].part);
-    rows_finish(&plan->runs[item->run], &rows, dev->dtype);
+    rows_finish(dev, &plan->runs[item->run], &rows);
 }
 
 void cpu_attend_cache(struct device *dev, const struct attend_args *a) {

@@ -9,6 +9,8 @@
 #include "kernels/cpu/amx.h"
 #include "kernels/cpu/vmath.h"
 
+static const float LOG2E = 1.44269504088896341f;
+
 /* Tiles 0-3 accumulate, 4 holds rows of q or p, 5 keys; 6 and 7 are the accumulator and B operand of values. */
 struct shape {
     size_t q_step;  /* dimensions of a key per product, at most 32, divides head_dim */
@@ -137,59 +139,125 @@ static INLINE TARGET_AMX void logits_cap(float *logit, size_t n_rows, size_t n, 
     }
 }
 
-static INLINE TARGET_AMX float row_max(const float *logit, size_t n_groups, const uint32_t *visible) {
-    __m512 max = _mm512_set1_ps(-INFINITY);
-    for (size_t i = 0; i < n_groups; i++) {
-        max = _mm512_mask_max_ps(max, (__mmask16)visible[i], _mm512_load_ps(logit + i * 32), max);
-        max = _mm512_mask_max_ps(max, (__mmask16)(visible[i] >> 16), _mm512_load_ps(logit + i * 32 + 16), max);
-    }
-    return _mm512_reduce_max_ps(max);
+/* Lane i of the result: the largest (sum) lane of v[i]. */
+static INLINE TARGET_AMX __m512 lanes_join(__m512 a, __m512 b, bool sum) {
+    return sum ? _mm512_add_ps(a, b) : _mm512_max_ps(a, b);
 }
 
-/* p = 2^(logit * scale - base) in bf16, 0 where not visible; returns the sum before rounding. */
-static INLINE TARGET_AMX float row_exp(const float *logit, size_t n_groups, const uint32_t *visible, float scale, float base,
-                                       uint16_t *p) {
-    __m512 sum = _mm512_setzero_ps(), vscale = _mm512_set1_ps(scale), vbase = _mm512_set1_ps(base);
+static INLINE TARGET_AMX __m512 rows_reduce(const float *v, bool sum) {
+    __m512 t[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        t[i] = _mm512_load_ps(v + i * 16);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) /* lanes 4 j + (0, 1): rows 2 i, 2 i + 1, alternating */
+        t[i] = lanes_join(_mm512_unpacklo_ps(t[2 * i], t[2 * i + 1]), _mm512_unpackhi_ps(t[2 * i], t[2 * i + 1]), sum);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) /* lanes 4 j + (0 .. 3): rows 4 i .. 4 i + 3 */
+        t[i] = lanes_join(_mm512_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44), _mm512_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee),
+                          sum);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        t[i] = lanes_join(_mm512_shuffle_f32x4(t[2 * i], t[2 * i + 1], 0x88),
+                          _mm512_shuffle_f32x4(t[2 * i], t[2 * i + 1], 0xdd), sum);
+    return lanes_join(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xdd), sum);
+}
+
+/* Masks of one row for up to 128 keys. */
+struct visible {
+    uint32_t group[STEP_GROUPS];
+};
+
+/* partial (16 lanes) = largest visible logits of a row, lane by lane */
+static INLINE TARGET_AMX void row_max(const float *logit, size_t n_groups, const struct visible *visible, float *partial) {
+    __m512 max = _mm512_set1_ps(-INFINITY);
+#pragma GCC unroll 4
     for (size_t i = 0; i < n_groups; i++) {
-        __m512 a = exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(logit + i * 32), vscale, vbase));
-        __m512 b = exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(logit + i * 32 + 16), vscale, vbase));
-        a = _mm512_maskz_mov_ps((__mmask16)visible[i], a);
-        b = _mm512_maskz_mov_ps((__mmask16)(visible[i] >> 16), b);
+        __m512 a = _mm512_load_ps(logit + i * 32), b = _mm512_load_ps(logit + i * 32 + 16);
+        if (visible) {
+            max = _mm512_mask_max_ps(max, (__mmask16)visible->group[i], a, max);
+            max = _mm512_mask_max_ps(max, (__mmask16)(visible->group[i] >> 16), b, max);
+        } else {
+            max = _mm512_max_ps(b, _mm512_max_ps(a, max)); /* a NaN on the left is passed over */
+        }
+    }
+    _mm512_store_ps(partial, max);
+}
+
+/* p = 2^(logit * scale - base) in bf16, 0 where not visible; partial (16 lanes) = their sums before rounding */
+static INLINE TARGET_AMX void row_exp(const float *logit, size_t n_groups, const struct visible *visible, __m512 scale,
+                                      __m512 base, uint16_t *p, float *partial) {
+    __m512 sum = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n_groups; i++) {
+        __m512 a = exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(logit + i * 32), scale, base));
+        __m512 b = exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(logit + i * 32 + 16), scale, base));
+        if (visible) {
+            a = _mm512_maskz_mov_ps((__mmask16)visible->group[i], a);
+            b = _mm512_maskz_mov_ps((__mmask16)(visible->group[i] >> 16), b);
+        }
         sum = _mm512_add_ps(sum, _mm512_add_ps(a, b));
         _mm512_store_si512((void *)(p + i * 32), (__m512i)_mm512_cvtne2ps_pbh(b, a));
     }
-    return _mm512_reduce_add_ps(sum);
+    _mm512_store_ps(partial, sum);
+}
+
+/* The rows whose maximum grew get smaller sums. */
+static INLINE TARGET_AMX __m512 rows_shrink(struct attend_rows *rows, size_t first, size_t n, __m512 new_max) {
+    __m512 old = _mm512_load_ps(rows->max + first), max = _mm512_max_ps(new_max, old);
+    unsigned grown = _mm512_mask_cmp_ps_mask((__mmask16)((1u << n) - 1), max, old, _CMP_GT_OQ);
+    if (grown == 0)
+        return old;
+    max = _mm512_mask_mov_ps(old, (__mmask16)grown, max);
+    float shrink[TILE_ROWS] __attribute__((aligned(64)));
+    __m512 factor = exp2_ps(_mm512_mul_ps(_mm512_sub_ps(old, max), _mm512_set1_ps(LOG2E)));
+    factor = _mm512_mask_mov_ps(_mm512_set1_ps(1), (__mmask16)grown, factor);
+    _mm512_store_ps(shrink, factor);
+    _mm512_store_ps(rows->sum + first, _mm512_mul_ps(_mm512_load_ps(rows->sum + first), factor));
+    _mm512_store_ps(rows->max + first, max);
+    for (; grown; grown &= grown - 1) {
+        size_t r = (size_t)__builtin_ctz(grown);
+        float *out = rows->out + (first + r) * rows->head_dim, by = shrink[r];
+#pragma omp simd
+        for (size_t d = 0; d < rows->head_dim; d++)
+            out[d] *= by;
+    }
+    return max;
 }
 
 /* One step for one tile of rows: p of n_groups groups, sums and maxima brought up to date. */
-static INLINE TARGET_AMX void tile_softmax(const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                                           const struct key_group *groups, size_t n_groups, bool all_visible) {
-    const float log2e = 1.44269504088896341f;
+static INLINE TARGET_AMX void tile_softmax_body(const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                                                const struct key_group *groups, size_t n_groups, bool all_visible) {
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS;
+    struct visible masks[TILE_ROWS];
+    float partial[TILE_ROWS * 16] __attribute__((aligned(64))) = {0}, base[TILE_ROWS] __attribute__((aligned(64)));
     float scale = run->a->scale;
     if (run->a->softcap != 0 || scale <= 0) {
         logits_cap(rows->logit, n, n_groups * GROUP_KEYS, scale, run->a->softcap);
         scale = 1;
     }
     for (size_t r = 0; r < n; r++) {
-        int t = attend_position(run, rows, first + r);
-        const float *logit = rows->logit + r * STEP_KEYS;
-        float *max = &rows->max[first + r], *sum = &rows->sum[first + r];
-        uint32_t visible[STEP_GROUPS] = {~0u, ~0u, ~0u, ~0u};
         for (size_t i = 0; i < n_groups && !all_visible; i++)
-            visible[i] = group_mask(&groups[i], run->window, t, t);
-        float new_max = row_max(logit, n_groups, visible) * scale;
-        if (new_max > *max) {
-            float shrink = exp_f32(*max - new_max, ISA_AVX512), *out = rows->out + (first + r) * rows->head_dim;
-#pragma omp simd
-            for (size_t d = 0; d < rows->head_dim; d++)
-                out[d] *= shrink;
-            *sum *= shrink;
-            *max = new_max;
-        }
-        float base = *max == -INFINITY ? 0 : *max * log2e;
-        *sum += row_exp(logit, n_groups, visible, scale * log2e, base, rows->p + r * STEP_KEYS);
+            masks[r].group[i] = group_mask(&groups[i], run->window, attend_position(run, rows, first + r),
+                                           attend_position(run, rows, first + r));
+        row_max(rows->logit + r * STEP_KEYS, n_groups, all_visible ? NULL : &masks[r], partial + r * 16);
     }
+    __m512 max = rows_shrink(rows, first, n, _mm512_mul_ps(rows_reduce(partial, false), _mm512_set1_ps(scale)));
+    /* A row that has seen nothing yet: all its p are masked, but -inf - -inf must not appear. */
+    __mmask16 seen = _mm512_cmp_ps_mask(max, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+    _mm512_store_ps(base, _mm512_maskz_mul_ps(seen, max, _mm512_set1_ps(LOG2E)));
+    for (size_t r = 0; r < n; r++)
+        row_exp(rows->logit + r * STEP_KEYS, n_groups, all_visible ? NULL : &masks[r], _mm512_set1_ps(scale * LOG2E),
+                _mm512_set1_ps(base[r]), rows->p + r * STEP_KEYS, partial + r * 16);
+    _mm512_store_ps(rows->sum + first, _mm512_add_ps(_mm512_load_ps(rows->sum + first), rows_reduce(partial, true)));
+}
+
+static TARGET_AMX void tile_softmax(const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                                    const struct key_group *groups, size_t n_groups, bool all_visible) {
+    if (all_visible && n_groups == STEP_GROUPS)
+        tile_softmax_body(run, rows, tile, groups, STEP_GROUPS, true);
+    else
+        tile_softmax_body(run, rows, tile, groups, n_groups, false);
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */
@@ -226,7 +294,6 @@ TARGET_AMX void attend_rows_amx(const struct attend_run *run, struct attend_rows
 
 TARGET_AMX void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile,
                                   const struct key_group *groups, size_t n_groups) {
-    const float log2e = 1.44269504088896341f;
     struct shape s = shape_of(rows);
     struct tile_config config = config_logits(&s);
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS;
@@ -241,7 +308,7 @@ TARGET_AMX void attend_masses_amx(const struct attend_run *run, struct attend_ro
     }
     for (size_t r = 0; r < n; r++) {
         int t = attend_position(run, rows, first + r);
-        __m512 vscale = _mm512_set1_ps(scale * log2e), base = _mm512_set1_ps(rows->max[first + r] * log2e);
+        __m512 vscale = _mm512_set1_ps(scale * LOG2E), base = _mm512_set1_ps(rows->max[first + r] * LOG2E);
         for (size_t i = 0; i < n_groups; i++) {
             float *x = rows->logit + r * STEP_KEYS + i * GROUP_KEYS;
             uint32_t visible = group_mask(&groups[i], run->window, t, t);

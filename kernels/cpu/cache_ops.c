@@ -72,21 +72,45 @@ static bool lane_take_pages(struct device *dev, const struct lane_append *w) {
     return true;
 }
 
-static void write_row(const struct lane_append *w, int row, size_t index, size_t slot) {
-    const struct kv_append_args *a = w->a;
-    size_t from = (size_t)(w->first + row) * a->ld_kv + (size_t)w->head * (size_t)a->cache->head_dim;
-    page_write(page_shape_of(a->cache), lane_page(a->cache, w->lane, index), slot, a->k + from, a->v + from);
+/* Rows of the step on their way to neighbouring slots of a page. */
+struct row_queue {
+    const struct device *dev;
+    const struct lane_append *w;
+    size_t page, slot, n; /* place in the lane's list, first slot */
+    const float *k[KV_PAGE_SLOTS], *v[KV_PAGE_SLOTS];
+};
+
+static void queue_flush(struct row_queue *q) {
+    const struct kv_cache *c = q->w->a->cache;
+    if (q->n)
+        page_write(q->dev, page_shape_of(c), lane_page(c, q->w->lane, q->page), q->slot, q->n, q->k, q->v);
+    q->n = 0;
+}
+
+/* Row `row` goes to slot `place` of the pages that begin at list place `first_page`. */
+static void queue_row(struct row_queue *q, int row, size_t first_page, size_t place) {
+    const struct kv_append_args *a = q->w->a;
+    size_t slots = (size_t)a->cache->page_slots, page = first_page + place / slots, slot = place % slots;
+    size_t from = (size_t)(q->w->first + row) * a->ld_kv + (size_t)q->w->head * (size_t)a->cache->head_dim;
+    if (q->n == KV_PAGE_SLOTS || page != q->page || slot != q->slot + q->n)
+        queue_flush(q);
+    if (q->n == 0) {
+        q->page = page;
+        q->slot = slot;
+    }
+    q->k[q->n] = a->k + from;
+    q->v[q->n++] = a->v + from;
 }
 
 /* Pairs that leave: from the ring or, when the run is longer than the window, straight from the step. */
-static void lane_evict(const struct lane_append *w) {
+static void lane_evict(const struct lane_append *w, struct row_queue *queue) {
     struct kv_cache *c = w->a->cache;
     size_t slots = (size_t)c->page_slots, long0 = lane_long_page(c, w->a->layer, w->head);
     for (int pos = w->leave0; pos < w->leave0 + w->n_leave; pos++) {
         size_t entry = (size_t)c->n_long[w->lane], ring = (size_t)(pos % w->window);
         if (stays(w, pos)) {
             if (pos >= w->pos0)
-                write_row(w, pos - w->pos0, long0 + entry / slots, entry % slots);
+                queue_row(queue, pos - w->pos0, long0, entry);
             else
                 page_copy_slot(page_shape_of(c), lane_page(c, w->lane, ring / slots), ring % slots,
                                lane_page(c, w->lane, long0 + entry / slots), entry % slots);
@@ -97,21 +121,23 @@ static void lane_evict(const struct lane_append *w) {
         if (!w->ring_only)
             c->visible_pairs[w->lane] += (uint64_t)w->window + (uint64_t)c->n_long[w->lane];
     }
+    queue_flush(queue);
 }
 
-static void lane_append(const struct lane_append *w) {
+static void lane_append(const struct device *dev, const struct lane_append *w) {
     struct kv_cache *c = w->a->cache;
-    size_t slots = (size_t)c->page_slots;
+    struct row_queue queue = {.dev = dev, .w = w};
     int skip = w->n_rows > w->window ? w->n_rows - w->window : 0;
     /* Queries whose window begins before position 0: nothing has left yet. */
     for (int t = w->pos0; !w->ring_only && t < w->window && t < w->pos0 + w->n_rows; t++)
         c->visible_pairs[w->lane] += (uint64_t)t + 1;
-    lane_evict(w);
+    lane_evict(w, &queue);
     for (int row = skip; row < w->n_rows; row++) {
         size_t ring = (size_t)((w->pos0 + row) % w->window);
-        write_row(w, row, ring / slots, ring % slots);
+        queue_row(&queue, row, 0, ring);
         c->ring_open[w->lane * (size_t)c->ring_len + ring] = w->a->open[(w->first + row) * c->n_kv_heads + w->head];
     }
+    queue_flush(&queue);
     c->n_fed[w->lane] += w->n_rows;
 }
 
@@ -128,7 +154,7 @@ void cpu_kv_append(struct device *dev, const struct kv_append_args *a) {
 #pragma omp parallel for num_threads(threads_for_bytes(dev, (size_t)(n_rows * n_heads) * 1024)) schedule(dynamic)
     for (int i = 0; i < a->batch.n_seq * n_heads; i++) {
         struct lane_append w = lane_append_of(a, i / n_heads, i % n_heads);
-        lane_append(&w);
+        lane_append(dev, &w);
     }
 }
 

@@ -89,6 +89,8 @@ const void *weight_row(const struct weight *w, size_t row);
 const float *weight_rows_f32(struct device *dev, const struct weight *w, size_t begin, size_t end);
 /* out (n) f32 = n stored elements, by the calling thread */
 void device_widen(const struct device *dev, const void *from, enum dtype dtype, size_t n, float *out);
+/* out (n) act = scale * x, by the calling thread */
+void device_store_act(const struct device *dev, const float *x, float scale, size_t n, void *out);
 
 /* elementwise.c */
 void cpu_embed(struct device *dev, const struct weight *table, const int32_t *ids, size_t n_rows, float scale, float *out);

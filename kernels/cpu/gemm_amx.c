@@ -23,28 +23,6 @@ static size_t ceil_div(size_t a, size_t b) {
 
 /* ---- transposes ---------------------------------------------------------------------------------------------------- */
 
-/* A quarter of a transposed 16 x 16 matrix of 32-bit elements: out[i] = column 4 * quarter + i of the rows at `in`. The
- * 128-bit loads with insertion leave the shuffle port half as much to do as whole rows would. */
-static INLINE TARGET_AMX void transpose_quarter(const char *in, size_t stride, size_t quarter, __m512 out[4]) {
-    __m512 r[4];
-    in += quarter * 16;
-#pragma GCC unroll 4
-    for (size_t i = 0; i < 4; i++) { /* lane j of r[i]: row 4 j + i */
-        r[i] = _mm512_castps128_ps512(_mm_loadu_ps((const float *)(const void *)(in + i * stride)));
-        r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps((const float *)(const void *)(in + (i + 4) * stride)), 1);
-        r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps((const float *)(const void *)(in + (i + 8) * stride)), 2);
-        r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps((const float *)(const void *)(in + (i + 12) * stride)), 3);
-    }
-    __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r[0], r[1]));
-    __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r[0], r[1]));
-    __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r[2], r[3]));
-    __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r[2], r[3]));
-    out[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
-    out[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
-    out[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
-    out[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
-}
-
 /* One B tile from 16 rows of 32 inputs: pairs of inputs beside one another. */
 static INLINE TARGET_AMX void pack_tile(const char *rows, size_t stride, char *out) {
 #pragma GCC unroll 4
@@ -115,7 +93,6 @@ struct work {
     float *tiles[2];         /* results of 4 tiles, being made and being written */
     float *sums;             /* (n_row_tiles / 2, 4 tiles) between blocks of inputs */
     char *copy;              /* an incomplete block of the weight, completed with zeros */
-    struct results results;  /* being written */
 };
 
 /* 32 outputs of the weight: in place where they are whole, else a copy. */
@@ -135,11 +112,35 @@ static struct block block_of(const struct work *work, size_t output) {
     return (struct block){work->copy, stride};
 }
 
+/* What is done between products, for which the tile unit leaves time: pieces of earlier results are written, the lines
+ * that the present results will go to are fetched for writing, and the part of the weight that comes next is fetched. */
+struct aside {
+    struct results earlier;
+    const struct results *target; /* NULL: none */
+    const char *next;             /* 32 rows of `line` cache lines, stride apart */
+    size_t stride, row, line, n_lines, per_step;
+};
+
+static INLINE TARGET_AMX void aside_step(struct aside *a, size_t k) {
+    if (a->earlier.next < N_PIECES)
+        results_piece(&a->earlier, a->earlier.next++);
+    for (size_t r = 2 * k; a->target && r < 2 * k + 2 && r < a->target->n_rows; r++) {
+        __builtin_prefetch(a->target->y + r * a->target->ld_y, 1);
+        __builtin_prefetch(a->target->y + r * a->target->ld_y + TILE, 1);
+    }
+    for (size_t i = 0; i < a->per_step && a->row < BLOCK_OUTPUTS; i++) {
+        _mm_prefetch(a->next + a->row * a->stride + a->line * 64, _MM_HINT_T1);
+        if (++a->line == a->n_lines) {
+            a->line = 0;
+            a->row++;
+        }
+    }
+}
+
 /* sums (4 tiles) = or += w x for 32 outputs, 32 rows and n_k tiles of inputs. B tiles are loaded past the first cache, so
- * that the block of the weight stays in it. Between products, pieces of earlier results are written, and the lines that
- * `target` will be written to are fetched for writing (NULL: none). */
+ * that the block of the weight stays in it. */
 static INLINE TARGET_AMX void multiply_32_rows(struct block block, const char *x0, const char *x1, size_t n_k, bool add,
-                                               float *sums, struct results *earlier, const struct results *target) {
+                                               float *sums, struct aside *aside) {
     const char *w0 = block.w, *w1 = block.w + TILE * block.stride;
     if (add) {
         _tile_loadd(0, sums, 64);
@@ -161,12 +162,7 @@ static INLINE TARGET_AMX void multiply_32_rows(struct block block, const char *x
         _tile_loadd(5, w1 + k * 64, block.stride);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
-        if (earlier->next < N_PIECES)
-            results_piece(earlier, earlier->next++);
-        for (size_t r = 2 * k; target && r < 2 * k + 2 && r < target->n_rows; r++) {
-            __builtin_prefetch(target->y + r * target->ld_y, 1);
-            __builtin_prefetch(target->y + r * target->ld_y + TILE, 1);
-        }
+        aside_step(aside, k);
     }
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + 256, 64);
@@ -201,30 +197,46 @@ static struct results results_of(const struct work *work, size_t output, size_t 
 }
 
 /* 32 outputs for one tile of rows. */
-static TARGET_AMX void block_16_rows(struct work *work, size_t output) {
+static TARGET_AMX void block_16_rows(const struct work *work, size_t output) {
+    struct results results = results_of(work, output, 0, work->tiles[0]);
     multiply_16_rows(block_of(work, output), work->packed, work->n_k, work->tiles[0]);
-    work->results = results_of(work, output, 0, work->tiles[0]);
-    results_flush(&work->results);
+    results_flush(&results);
+}
+
+/* Fetches what follows k tiles of inputs of a block: the next inputs of the same outputs, or the next outputs. */
+static void aside_next(struct aside *a, const struct work *work, size_t output, const struct block *block, size_t k,
+                       size_t n_k) {
+    bool same = k + n_k < work->n_k;
+    size_t left = work->n_k - k - n_k, n_pairs = work->n_row_tiles / 2;
+    a->next = same ? block->w + n_k * 64 : block->w - k * 64 + BLOCK_OUTPUTS * block->stride;
+    a->stride = block->stride;
+    a->n_lines = same ? (left < BLOCK_K ? left : BLOCK_K) : work->n_k < BLOCK_K ? work->n_k : BLOCK_K;
+    a->per_step = ceil_div(BLOCK_OUTPUTS * a->n_lines, n_pairs * n_k);
+    a->row = same || output + 2 * BLOCK_OUTPUTS <= work->p->outputs.end ? 0 : BLOCK_OUTPUTS;
+    a->line = 0;
 }
 
 /* 32 outputs for many rows, by blocks of inputs. */
-static TARGET_AMX void block_many_rows(struct work *work, size_t output) {
+static TARGET_AMX void block_many_rows(const struct work *work, size_t output) {
     struct block block = block_of(work, output);
+    struct aside aside = {.earlier.next = N_PIECES};
     for (size_t k = 0; k < work->n_k; k += BLOCK_K, block.w += BLOCK_K * 64) {
         bool last = k + BLOCK_K >= work->n_k;
         size_t n_k = last ? work->n_k - k : BLOCK_K;
+        aside_next(&aside, work, output, &block, k, n_k);
         for (size_t t = 0; t < work->n_row_tiles; t += 2) {
             const char *x = work->packed + (t * work->n_k + k) * TILE_BYTES;
             float *sums = last && k == 0 ? work->tiles[t / 2 % 2] : work->sums + t / 2 * 4 * 256;
             struct results made = results_of(work, output, t, sums);
-            multiply_32_rows(block, x, x + work->n_k * TILE_BYTES, n_k, k > 0, sums, &work->results, last ? &made : NULL);
+            aside.target = last ? &made : NULL;
+            multiply_32_rows(block, x, x + work->n_k * TILE_BYTES, n_k, k > 0, sums, &aside);
             if (last) {
-                results_flush(&work->results);
-                work->results = made;
+                results_flush(&aside.earlier);
+                aside.earlier = made;
             }
         }
     }
-    results_flush(&work->results); /* its buffer is about to be used again */
+    results_flush(&aside.earlier);
 }
 
 static TARGET_AMX void pack_row_tile(const struct work *work, size_t tile) {
@@ -254,7 +266,7 @@ static TARGET_AMX void tiles_end(void) {
 /* ---- threads ------------------------------------------------------------------------------------------------------- */
 
 static struct work work_of(const struct product *p, struct range rows) {
-    struct work work = {.p = p, .rows = rows, .n_k = ceil_div(p->w->n_cols, TILE_K), .results.next = N_PIECES};
+    struct work work = {.p = p, .rows = rows, .n_k = ceil_div(p->w->n_cols, TILE_K)};
     work.n_row_tiles = ceil_div(rows.end - rows.begin, TILE);
     if (work.n_row_tiles > 1)
         work.n_row_tiles = (work.n_row_tiles + 1) / 2 * 2;

@@ -1,8 +1,10 @@
 #include "kernels/cpu/page.h"
 
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/device.h"
 #include "kernels/cpu/vmath.h"
 
-void page_write(struct page_shape s, char *page, size_t slot, const float *k, const float *v) {
+static void write_one(struct page_shape s, char *page, size_t slot, const float *k, const float *v) {
     uint16_t *half = (uint16_t *)(void *)page;
     float *wide = (float *)(void *)page;
     if (s.dtype == DTYPE_F32) {
@@ -16,6 +18,60 @@ void page_write(struct page_shape s, char *page, size_t slot, const float *k, co
             half[page_k_index(s, slot, d)] = bf16_round(k[d]);
             half[page_v_index(s, slot, d)] = bf16_round(v[d]);
         }
+    }
+}
+
+#if ISA_X86
+enum { BLOCK = 16 }; /* slots written together */
+
+/* 32 dimensions of 16 keys: rounded, then pairs of dimensions become rows of slots. */
+static INLINE TARGET_AMX void write_k_block(const float *const *k, size_t d, uint32_t *out, size_t slots) {
+    char rows[BLOCK * 64] __attribute__((aligned(64)));
+    for (size_t i = 0; i < BLOCK; i++)
+        _mm512_store_si512((void *)(rows + i * 64), (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(k[i] + d + 16),
+                                                                                 _mm512_loadu_ps(k[i] + d)));
+    for (size_t quarter = 0; quarter < 4; quarter++) {
+        __m512 column[4];
+        transpose_quarter(rows, 64, quarter, column);
+        for (size_t i = 0; i < 4; i++)
+            _mm512_storeu_ps(out + (quarter * 4 + i) * slots, column[i]);
+    }
+}
+
+/* 16 dimensions of two values, alternating. */
+static INLINE TARGET_AMX void write_v_pair(const float *v0, const float *v1, uint16_t *out) {
+    const __m512i alternate = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                               21,
+                                               5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(v1), _mm512_loadu_ps(v0));
+    _mm512_storeu_si512((void *)out, _mm512_permutexvar_epi16(alternate, both));
+}
+
+static TARGET_AMX void write_block(struct page_shape s, char *page, size_t slot, const float *const *k,
+                                   const float *const *v) {
+    uint16_t *half = (uint16_t *)(void *)page;
+    s.dtype = DTYPE_BF16;
+    for (size_t d = 0; d < s.head_dim; d += 32)
+        write_k_block(k, d, (uint32_t *)(void *)(half + page_k_index(s, slot, d)), s.slots);
+    for (size_t i = 0; i < BLOCK; i += 2)
+        for (size_t d = 0; d < s.head_dim; d += 16)
+            write_v_pair(v[i] + d, v[i + 1] + d, half + page_v_index(s, slot + i, d));
+}
+#endif
+
+void page_write(const struct device *dev, struct page_shape s, char *page, size_t slot, size_t n, const float *const *k,
+                const float *const *v) {
+    (void)dev; /* where there is one way to write */
+    for (size_t i = 0; i < n;) {
+#if ISA_X86
+        if (dev->dtype == DTYPE_BF16 && s.head_dim % 32 == 0 && n - i >= BLOCK && (slot + i) % 2 == 0) {
+            write_block(s, page, slot + i, k + i, v + i);
+            i += BLOCK;
+            continue;
+        }
+#endif
+        write_one(s, page, slot + i, k[i], v[i]);
+        i++;
     }
 }
 

@@ -17,6 +17,8 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/kv_cache.h"
 
+struct device;
+
 struct page_shape {
     enum dtype dtype;
     size_t slots, head_dim;
@@ -46,9 +48,10 @@ static inline size_t lane_long_page(const struct kv_cache *c, int layer, int kv_
     return (size_t)kv_ring_pages(c->window[layer * c->n_kv_heads + kv_head], c->page_slots);
 }
 
-/* Rounds a pair to the page's dtype and writes it to a slot; k and v (head_dim) f32. */
-void page_write(struct page_shape s, char *page, size_t slot, const float *k, const float *v);
-/* The reverse, widened. */
+/* Rounds n pairs to the page's dtype and writes them to slots slot .. slot + n - 1; k[i] and v[i] (head_dim) f32. */
+void page_write(const struct device *dev, struct page_shape s, char *page, size_t slot, size_t n, const float *const *k,
+                const float *const *v);
+/* The reverse for one pair, widened. */
 void page_read(struct page_shape s, const char *page, size_t slot, float *k, float *v);
 void page_copy_slot(struct page_shape s, const char *from, size_t from_slot, char *to, size_t to_slot);
 

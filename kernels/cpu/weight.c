@@ -60,7 +60,7 @@ size_t cpu_weight_bytes(const struct weight *w) {
     return w->n_rows * w->n_cols * dtype_size(w->dtype);
 }
 
-/* ---- widening ------------------------------------------------------------------------------------------------------ */
+/* ---- conversions ------------------------------------------------------------------------------------------------------ */
 
 static INLINE void widen_body(const void *from, enum dtype dtype, size_t n, float *out) {
     const uint16_t *half = from;
@@ -95,6 +95,39 @@ static void (*const widen_table[])(const void *, enum dtype, size_t, float *) = 
 
 void device_widen(const struct device *dev, const void *from, enum dtype dtype, size_t n, float *out) {
     widen_table[dev->isa](from, dtype, n, out);
+}
+
+static INLINE void store_act_body(const float *x, float scale, size_t n, enum dtype dtype, void *out) {
+    uint16_t *half = out;
+    float *wide = out;
+    if (dtype == DTYPE_F32) {
+#pragma omp simd
+        for (size_t i = 0; i < n; i++)
+            wide[i] = x[i] * scale;
+    } else {
+#pragma omp simd
+        for (size_t i = 0; i < n; i++)
+            half[i] = bf16_round(x[i] * scale);
+    }
+}
+
+static void store_act_scalar(const float *x, float scale, size_t n, enum dtype dtype, void *out) {
+    store_act_body(x, scale, n, dtype, out);
+}
+
+#if ISA_X86
+static TARGET_AVX2 void store_act_avx2(const float *x, float scale, size_t n, enum dtype dtype, void *out) {
+    store_act_body(x, scale, n, dtype, out);
+}
+
+static TARGET_AVX512 void store_act_avx512(const float *x, float scale, size_t n, enum dtype dtype, void *out) {
+    store_act_body(x, scale, n, dtype, out);
+}
+#endif
+
+void device_store_act(const struct device *dev, const float *x, float scale, size_t n, void *out) {
+    static void (*const table[])(const float *, float, size_t, enum dtype, void *) = ISA_TABLE(store_act);
+    table[dev->isa](x, scale, n, dev->dtype, out);
 }
 
 const void *weight_row(const struct weight *w, size_t row) {
