@@ -9,7 +9,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-enum { MAX_OPEN_FILES = 128 };
+/* Every open dataset may hold a chunk cache of 1 MiB. Parts of a merge are read in turns, segments one after the other. */
+enum { MAX_OPEN_FILES = 128, MAX_OPEN_SEGMENTS = 4 };
 
 /* A sequence of the set, before sorting. */
 struct row_key {
@@ -77,7 +78,7 @@ static int make_runs(struct profile *p, struct err *err) {
 static void make_room(struct profile *p, size_t wanted) {
     if (p->parts[wanted].file >= 0)
         return;
-    for (; p->n_open >= MAX_OPEN_FILES; p->oldest = (p->oldest + 1) % p->n_parts)
+    for (; p->n_open >= p->max_open; p->oldest = (p->oldest + 1) % p->n_parts)
         if (p->parts[p->oldest].file >= 0) {
             profile_part_close_file(&p->parts[p->oldest]);
             p->n_open--;
@@ -93,7 +94,7 @@ static int open_parts(struct profile *p, const char *const *paths, size_t n, str
         if (rc != OK)
             return rc;
         p->n_parts++;
-        if (n > MAX_OPEN_FILES)
+        if (n > p->max_open)
             profile_part_close_file(&p->parts[i]);
         else
             p->n_open++;
@@ -103,11 +104,13 @@ static int open_parts(struct profile *p, const char *const *paths, size_t n, str
     return OK;
 }
 
-int profile_open_set(const char *const *paths, size_t n, const char *name, struct profile **out, struct err *err) {
+static int open_set(const char *const *paths, size_t n, size_t max_open, const char *name, struct profile **out,
+                    struct err *err) {
     struct profile *p = mem_alloc(1, sizeof *p, "a profile", err);
     if (!p)
         return ERR_MEMORY;
     ASSERT(n > 0);
+    p->max_open = max_open;
     int rc = (p->path = mem_strdup(name, err)) ? open_parts(p, paths, n, err) : ERR_MEMORY;
     if (rc == OK)
         rc = make_runs(p, err);
@@ -122,6 +125,15 @@ int profile_open_set(const char *const *paths, size_t n, const char *name, struc
     else
         *out = p;
     return rc;
+}
+
+int profile_open_set(const char *const *paths, size_t n, const char *name, struct profile **out, struct err *err) {
+    return open_set(paths, n, MAX_OPEN_FILES, name, out, err);
+}
+
+void profile_drop_field(struct profile *p, enum profile_field field) {
+    for (size_t i = 0; i < p->n_parts; i++)
+        profile_part_close_dataset(&p->parts[i], field);
 }
 
 static int by_name(const void *a, const void *b) {
@@ -167,14 +179,14 @@ int profile_open(const char *path, struct profile **out, struct err *err) {
     size_t n;
     *out = NULL;
     if (!file_is_dir(path))
-        return profile_open_set(&path, 1, path, out, err);
+        return open_set(&path, 1, 1, path, out, err);
     int rc = profile_list_segments(path, &segments, &n, err);
     if (rc != OK)
         return rc;
     if (n == 0)
         rc = err_set(err, ERR_INPUT, path, "holds no closed segment yet: wait, or continue the run with --resume");
     else
-        rc = profile_open_set((const char *const *)segments, n, path, out, err);
+        rc = open_set((const char *const *)segments, n, MAX_OPEN_SEGMENTS, path, out, err);
     profile_free_segments(segments, n);
     return rc;
 }

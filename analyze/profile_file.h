@@ -22,7 +22,6 @@ struct profile_columns {
     const struct profile_meta *meta;
     size_t n_sequences, n_tokens;
     const uint64_t *row_splits; /* (n_sequences + 1), NULL without tokens */
-    int level;                  /* of deflate */
     void *self;
     /* Rows first .. first + n - 1 of a per-sequence or per-token field into out. */
     int (*read_rows)(void *self, enum profile_field field, uint64_t first, size_t n, void *out, struct err *err);
@@ -47,6 +46,7 @@ struct profile_part {
 /* Reads and checks a part; the file stays open until profile_part_close_file(). */
 int profile_part_open(const char *path, struct profile_part *out, struct err *err);
 void profile_part_close_file(struct profile_part *part); /* reading opens it again */
+void profile_part_close_dataset(struct profile_part *part, enum profile_field field); /* likewise */
 void profile_part_free(struct profile_part *part);       /* legal on a zeroed struct */
 
 int profile_part_read_rows(struct profile_part *part, enum profile_field field, uint64_t first, size_t n, void *out,

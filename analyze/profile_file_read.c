@@ -28,12 +28,15 @@ static int open_file(struct profile_part *part, struct err *err) {
     return part->file < 0 ? h5_fail(err, ERR_INPUT, place_of(part, NULL), "cannot be opened as HDF5") : OK;
 }
 
+void profile_part_close_dataset(struct profile_part *part, enum profile_field field) {
+    if (part->dataset[field] >= 0)
+        H5Dclose(part->dataset[field]);
+    part->dataset[field] = -1;
+}
+
 void profile_part_close_file(struct profile_part *part) {
     for (int i = 0; i < PROFILE_N_FIELDS; i++)
-        if (part->dataset[i] >= 0) {
-            H5Dclose(part->dataset[i]);
-            part->dataset[i] = -1;
-        }
+        profile_part_close_dataset(part, (enum profile_field)i);
     if (part->file >= 0)
         H5Fclose(part->file);
     part->file = -1;

@@ -11,8 +11,9 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-/* Bytes moved at once. */
-enum { BLOCK_BYTES = 1 << 22 };
+/* Bytes moved at once, and the level of deflate: on scores level 4 takes a tenth off level 1's speed and saves a hundredth
+ * (1.16 against 1.17 for f32). */
+enum { BLOCK_BYTES = 1 << 22, LEVEL = 1 };
 
 struct out_file {
     const struct profile_columns *columns;
@@ -79,7 +80,7 @@ static int put_edges(struct out_file *f, const char *name, const char *units, co
     static const float missing_f32 = NAN;
     static const uint64_t missing_u64 = UINT64_MAX;
     struct h5_dataset spec = {.name = name, .units = units, .long_name = title, .type = type, .n_dims = 1, .dims = {n},
-                              .fill = type == H5_F32 ? (const void *)&missing_f32 : &missing_u64, .level = 4};
+                              .fill = type == H5_F32 ? (const void *)&missing_f32 : &missing_u64, .level = LEVEL};
     hid_t dataset;
     int rc = h5_create(f->output.file, &spec, &dataset, place_of(f, name), err);
     if (rc != OK)
@@ -117,7 +118,7 @@ static int put_table(struct out_file *f, const char *name, const char *units, co
                      const size_t *dims, const uint32_t *data, struct err *err) {
     static const uint32_t missing = UINT32_MAX;
     struct h5_dataset spec = {.name = name, .units = units, .long_name = title, .type = H5_U32, .fill = &missing,
-                              .level = 4};
+                              .level = LEVEL};
     hid_t dataset;
     while (axes[spec.n_dims]) {
         spec.dims[spec.n_dims] = dims[spec.n_dims];
@@ -267,7 +268,7 @@ static int put_field(struct out_file *f, enum profile_field field, struct err *e
     struct h5_dataset spec;
     hid_t dataset;
     enum field_kind kind = profile_field_kind(field);
-    profile_field_spec(field, f->columns->meta, &f->dims, f->columns->level, &spec);
+    profile_field_spec(field, f->columns->meta, &f->dims, LEVEL, &spec);
     hid_t group = kind == FIELD_TOKENS ? f->tokens : f->output.file;
     int rc = h5_create(group, &spec, &dataset, place_of(f, profile_field_name(field)), err);
     if (rc != OK)
@@ -290,7 +291,7 @@ static int put_row_splits(struct out_file *f, struct err *err) {
     struct h5_place place = place_of(f, "tokens/row_splits");
     struct h5_dataset spec = {.name = "row_splits", .units = "token", .type = H5_U64, .fill = &missing, .n_dims = 1,
                               .long_name = "tokens of sequence i are row_splits[i] to row_splits[i + 1] - 1",
-                              .dims = {f->columns->n_sequences + 1}, .level = f->columns->level};
+                              .dims = {f->columns->n_sequences + 1}, .level = LEVEL};
     hid_t dataset;
     int rc = h5_create(f->tokens, &spec, &dataset, place, err);
     if (rc != OK)

@@ -9,10 +9,13 @@
 #include "base/mem.h"
 #include "base/str.h"
 
-enum { LEVEL = 4 }; /* of deflate in files that stay */
-
 static int read_rows(void *self, enum profile_field field, uint64_t first, size_t n, void *out, struct err *err) {
-    return profile_read_rows(self, field, first, n, out, err);
+    struct profile *p = self;
+    int rc = profile_read_rows(p, field, first, n, out, err);
+    bool tokens = profile_field_kind(field) == FIELD_TOKENS;
+    if (first + n == (tokens ? p->n_tokens : p->n_sequences)) /* fields are copied one after the other */
+        profile_drop_field(p, field);
+    return rc;
 }
 
 static int read_sum(void *self, enum profile_field field, void **out, struct err *err) {
@@ -44,7 +47,7 @@ int profile_write_flat(struct profile *p, const struct profile_meta *meta, const
     if (rc != OK)
         return rc;
     struct profile_columns columns = {.meta = meta, .n_sequences = p->n_sequences, .n_tokens = (size_t)p->n_tokens,
-                                      .row_splits = splits, .level = LEVEL, .self = p, .read_rows = read_rows,
+                                      .row_splits = splits, .self = p, .read_rows = read_rows,
                                       .read_sum = read_sum};
     rc = profile_file_write(path, temporary, &columns, err);
     free(splits);

@@ -6,9 +6,6 @@
 #include "analyze/profile_file.h"
 #include "base/mem.h"
 
-/* Segments are written often and read once: the fastest deflate. */
-enum { LEVEL = 1 };
-
 static size_t sum_bytes(const struct profile_segment *s, enum profile_field field) {
     return profile_field_items(field, &s->plan->dims) * h5_type_size(profile_field_type(field, s->plan->meta));
 }
@@ -198,7 +195,7 @@ static int read_sum(void *self, enum profile_field field, void **out, struct err
 int profile_segment_write(struct profile_segment *s, const struct profile_meta *meta, const char *path,
                           const char *temporary, struct err *err) {
     struct profile_columns columns = {.meta = meta, .n_sequences = s->n_sequences, .n_tokens = s->n_tokens,
-                                      .row_splits = s->row_splits, .level = LEVEL, .self = s, .read_rows = read_rows,
+                                      .row_splits = s->row_splits, .self = s, .read_rows = read_rows,
                                       .read_sum = read_sum};
     return profile_file_write(path, temporary, &columns, err);
 }

@@ -23,11 +23,15 @@ struct profile {
     uint64_t n_tokens;
     struct score_bins scores;   /* zero without scores */
     uint32_t position_edges[34];
-    size_t n_open, oldest;      /* open files, and where to look for the next one to close */
+    size_t n_open, max_open;    /* open files */
+    size_t oldest;              /* where to look for the next one to close */
 };
 
 /* A profile over several files (n >= 1); `name` for messages. Settings are compared, sequences must not repeat. */
 int profile_open_set(const char *const *paths, size_t n, const char *name, struct profile **out, struct err *err);
+
+/* Closes a dataset in all parts, with the chunks that HDF5 keeps for it; reading opens it again. */
+void profile_drop_field(struct profile *profile, enum profile_field field);
 
 /* Paths of the closed segments in a NAME.part directory, in order. */
 int profile_list_segments(const char *dir, char ***out, size_t *n, struct err *err);
