@@ -352,9 +352,9 @@ A small Llama with SP-KV utility predictors (arXiv 2605.14037), trained from scr
 
 - Text, by share of sequences:
 {mix}
-  Novels are English ones of 1719-1929 in the public domain; "project" is this project's own documentation and sources, so its loss on them is a
-  training loss; "recall" are generated tasks: codes, names, lists and tables that come back after other text; "repeat" are
-  random tokens repeated.
+  Novels are English ones of 1719-1929 in the public domain; "project" is this project's own documentation and sources,
+  so its loss on them is a training loss; "recall" are generated tasks: codes, names, lists and tables that come back
+  after other text; "repeat" are random tokens repeated.
 - Dense: {dense_steps} steps of 4096 tokens from random weights. Then pairs of previous-token and copying heads were set by
   hand in the first two layers (`seed_copying` in the script), and {copy_steps} steps of {step_tokens} tokens trained
   everything further. Muon for matrices, AdamW for the rest, learning rate {dense_lr}, cosine, sequences of 256, later 512.
