@@ -8,6 +8,7 @@
 #include "analyze/profile_set.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/str.h"
 
 /* Every open dataset may hold a chunk cache of 1 MiB. Parts of a merge are read in turns, segments one after the other. */
 enum { MAX_OPEN_FILES = 128, MAX_OPEN_SEGMENTS = 4 };
@@ -174,10 +175,25 @@ void profile_free_segments(char **paths, size_t n) {
     free(paths);
 }
 
+/* ERR_IO for a file that is absent, with the way on when the run was only interrupted. */
+static int check_there(const char *path, struct err *err) {
+    struct str part = {0};
+    if (file_exists(path))
+        return OK;
+    str_printf(&part, "%s.part", path);
+    bool interrupted = !part.failed && file_is_dir(part.data);
+    str_free(&part);
+    return err_set(err, ERR_IO, path, "there is no such file%s%s%s",
+                   interrupted ? ", but the run was interrupted: continue it with --resume, or give " : "",
+                   interrupted ? path : "", interrupted ? ".part" : "");
+}
+
 int profile_open(const char *path, struct profile **out, struct err *err) {
     char **segments;
     size_t n;
     *out = NULL;
+    if (check_there(path, err) != OK)
+        return ERR_IO;
     if (!file_is_dir(path))
         return open_set(&path, 1, 1, path, out, err);
     int rc = profile_list_segments(path, &segments, &n, err);

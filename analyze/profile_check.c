@@ -325,7 +325,7 @@ static int check_segments(struct check *c, char **files, size_t *n, struct err *
 static int open_for_check(struct check *c, struct err *err) {
     char **files;
     size_t n, n_good;
-    if (!file_is_dir(c->path))
+    if (!file_is_dir(c->path)) /* or absent */
         return profile_open(c->path, &c->profile, err);
     int rc = profile_list_segments(c->path, &files, &n, err);
     if (rc != OK)

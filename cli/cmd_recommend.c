@@ -45,7 +45,7 @@ static const struct argp_option argp_options[] = {
     {"sinks", KEY_SINKS, "N", 0, "first positions that local heads see for ever (default: as in the run)", 2},
     {"context", KEY_CONTEXT, "N", 0, "context length to predict for, may be repeated (default 4096 and 32768)", 2},
     {NULL, 0, NULL, 0, "Output:", 3},
-    {"output", 'o', "FILE", 0, "layout.json of the chosen strategy; an existing directory gets one file per strategy", 3},
+    {"output", 'o', "FILE", 0, "layout.json of the chosen strategy; a directory (existing, or DIR/) gets one file per strategy", 3},
     {"force", 'f', NULL, 0, "replace what exists", 3},
     {"json", 'j', NULL, 0, "print the table as JSON", 3},
     {0},
@@ -93,7 +93,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         else
             o->contexts[o->n_contexts++] = (uint64_t)cli_parse_int(state, "context", arg, 1, INT32_MAX);
         break;
-    case 'o': o->output = arg; break;
+    case 'o':
+        if (!*arg)
+            argp_error(state, "--output needs a name");
+        o->output = arg;
+        break;
     case 'f': o->force = true; break;
     case 'j': o->json = true; break;
     case ARGP_KEY_ARG:
@@ -244,25 +248,35 @@ static int make_layouts(struct recommendation *r, struct err *err) {
     return rc;
 }
 
-static int write_one(const struct recommendation *r, const struct layout *layout, const char *path, struct err *err) {
-    int rc = file_check_free(path, r->options->force, err);
-    return rc == OK ? layout_write(layout, path, err) : rc;
+/* DIR/STRATEGY.json of layout i. */
+static int path_in_dir(const struct recommendation *r, size_t i, struct str *out, struct err *err) {
+    const char *dir = r->options->output;
+    str_clear(out);
+    str_printf(out, "%s%s%s.json", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", layout_strategy(r->layouts[i]));
+    return out->failed ? err_memory(err, "a path", strlen(dir)) : OK;
+}
+
+static int write_to_dir(const struct recommendation *r, struct err *err) {
+    struct str path = {0};
+    int rc = file_make_dirs(r->options->output, err);
+    for (size_t i = 0; rc == OK && i < r->n; i++) /* all or nothing */
+        if ((rc = path_in_dir(r, i, &path, err)) == OK)
+            rc = file_check_free(path.data, r->options->force, err);
+    for (size_t i = 0; rc == OK && i < r->n; i++)
+        if ((rc = path_in_dir(r, i, &path, err)) == OK)
+            rc = layout_write(r->layouts[i], path.data, err);
+    str_free(&path);
+    return rc;
 }
 
 static int write_layouts(const struct recommendation *r, struct err *err) {
     const char *output = r->options->output;
-    int rc = OK;
     if (!output)
         return OK;
-    if (!file_is_dir(output))
-        return write_one(r, r->layouts[r->chosen], output, err);
-    for (size_t i = 0; rc == OK && i < r->n; i++) {
-        struct str name = {0};
-        str_printf(&name, "%s/%s.json", output, layout_strategy(r->layouts[i]));
-        rc = name.failed ? err_memory(err, "a path", strlen(output)) : write_one(r, r->layouts[i], name.data, err);
-        str_free(&name);
-    }
-    return rc;
+    if (output[strlen(output) - 1] == '/' || file_is_dir(output))
+        return write_to_dir(r, err);
+    int rc = file_check_free(output, r->options->force, err);
+    return rc == OK ? layout_write(r->layouts[r->chosen], output, err) : rc;
 }
 
 static void print_text(const struct recommendation *r) {

@@ -371,6 +371,9 @@ static void test_resume(void **state) {
             assert_sound(way & 1 ? in_dir("killed.h5.part") : in_dir("stopped.h5.part"));
         expect_error(fake_record(path, &run, &err), &err, ERR_EXISTS, WORDS("--resume", ".part"));
         err = (struct err){0};
+        struct profile *p;
+        expect_error(profile_open(path, &p, &err), &err, ERR_IO, WORDS("interrupted", "--resume"));
+        err = (struct err){0};
         run.resume = true;
         run.seed = 5;
         if (!(run.abandon && run.stop_after == 1)) {
