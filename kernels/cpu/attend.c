@@ -128,10 +128,11 @@ static int block_queries(size_t heads) {
 static void run_items(struct plan *plan, size_t index, bool split, struct item *items) {
     const struct attend_run *run = &plan->runs[index];
     int step = block_queries(plan->heads);
-    size_t n_splits = split && run->n_rows <= step ? ceil_div(run->n_groups, SPLIT_GROUPS) : 1;
+    size_t part = plan->n_runs < FEW_RUNS ? SPLIT_GROUPS_FEW : SPLIT_GROUPS_MANY;
+    size_t n_splits = split && run->n_rows <= step ? ceil_div(run->n_groups, part) : 1;
     for (int query = (run->n_rows - 1) / step * step; query >= 0; query -= step)
         for (size_t i = 0; i < (n_splits ? n_splits : 1); i++) {
-            size_t begin = i * SPLIT_GROUPS, end = n_splits > 1 ? begin + SPLIT_GROUPS : run->n_groups;
+            size_t begin = i * part, end = n_splits > 1 ? begin + part : run->n_groups;
             if (items)
                 items[plan->n_items] = (struct item){
                     (uint32_t)index, query, run->n_rows - query < step ? run->n_rows - query : step, (uint32_t)begin,

@@ -18,7 +18,10 @@ enum {
     STEP_KEYS = STEP_GROUPS * GROUP_KEYS,
     TILE_ROWS = 16,   /* rows per AMX tile */
     BLOCK_ROWS = 128, /* rows of a work item, unless one query has more heads than that */
-    SPLIT_GROUPS = 16 /* groups of a work item when the run has one block of rows */
+    /* Groups of a work item when the run has one block of rows: few runs are cut finer, to keep all threads busy. */
+    FEW_RUNS = 16,
+    SPLIT_GROUPS_FEW = 16,
+    SPLIT_GROUPS_MANY = 64,
 };
 
 struct attend_run {

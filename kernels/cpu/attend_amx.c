@@ -11,11 +11,12 @@
 
 static const float LOG2E = 1.44269504088896341f;
 
-/* Tiles 0-3 accumulate, 4 holds rows of q or p, 5 keys; 6 and 7 are the accumulator and B operand of values. */
+/* Tiles 0-3 accumulate, 4 holds rows of q or p, 5 keys or values. */
 struct shape {
     size_t q_step;  /* dimensions of a key per product, at most 32, divides head_dim */
     size_t v_cols;  /* dimensions of a value per product, at most 16, divides head_dim */
-    size_t tile_rows;
+    struct tile_config logits, values; /* while logits are computed, and while values are summed */
+    bool one_config;                   /* they are the same, and values are summed 64 dimensions at a time */
 };
 
 static size_t largest_divisor(size_t n, size_t at_most, size_t multiple_of) {
@@ -26,27 +27,18 @@ static size_t largest_divisor(size_t n, size_t at_most, size_t multiple_of) {
 }
 
 static struct shape shape_of(const struct attend_rows *rows) {
-    return (struct shape){largest_divisor(rows->head_dim, 32, 2), largest_divisor(rows->head_dim, 16, 1),
-                          rows->n < TILE_ROWS ? rows->n : TILE_ROWS};
-}
-
-/* The shape of every tile while logits are computed, and while values are summed. */
-static struct tile_config config_logits(const struct shape *s) {
-    struct tile_config c = tile_config_make();
-    for (int i = 0; i < 4; i++)
-        tile_config_set(&c, i, (int)s->tile_rows, 64);
-    tile_config_set(&c, 4, (int)s->tile_rows, (int)s->q_step * 2);
-    tile_config_set(&c, 5, (int)s->q_step / 2, 64);
-    return c;
-}
-
-static struct tile_config config_values(const struct shape *s) {
-    struct tile_config c = tile_config_make();
-    for (int i = 0; i < 4; i++)
-        tile_config_set(&c, i, (int)s->tile_rows, (int)s->v_cols * 4);
-    tile_config_set(&c, 4, (int)s->tile_rows, 64);
-    tile_config_set(&c, 5, 16, (int)s->v_cols * 4);
-    return c;
+    struct shape s = {largest_divisor(rows->head_dim, 32, 2), largest_divisor(rows->head_dim, 16, 1), tile_config_make(),
+                      tile_config_make(), rows->head_dim % 64 == 0};
+    int n_rows = rows->n < TILE_ROWS ? (int)rows->n : TILE_ROWS;
+    for (int i = 0; i < 4; i++) {
+        tile_config_set(&s.logits, i, n_rows, 64);
+        tile_config_set(&s.values, i, n_rows, (int)s.v_cols * 4);
+    }
+    tile_config_set(&s.logits, 4, n_rows, (int)s.q_step * 2);
+    tile_config_set(&s.logits, 5, (int)s.q_step / 2, 64);
+    tile_config_set(&s.values, 4, n_rows, 64);
+    tile_config_set(&s.values, 5, 16, (int)s.v_cols * 4);
+    return s;
 }
 
 /* logit (16, STEP_KEYS) of two groups from column 0 on = q K^T */
@@ -262,32 +254,54 @@ static TARGET_AMX void tile_softmax(const struct attend_run *run, struct attend_
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */
 
+/* Fetches the keys and values of a group. Decoding has nothing else to wait for. */
+static void group_fetch(const struct key_group *g, size_t dim, size_t slots) {
+    for (size_t d = 0; d < dim / 2; d++) {
+        __builtin_prefetch(g->k + d * slots * 4);
+        __builtin_prefetch(g->k + d * slots * 4 + 64);
+    }
+    for (size_t i = 0; i < GROUP_KEYS * dim * 2; i += 64)
+        __builtin_prefetch(g->v + i);
+}
+
+/* One step for one tile of rows. */
+static TARGET_AMX void tile_step(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct shape *s,
+                                 const struct key_group *groups, size_t n) {
+    struct key_group seen[STEP_GROUPS];
+    bool all;
+    size_t dim = rows->head_dim, n_seen = attend_groups_seen(run, rows, tile, groups, n, seen, &all);
+    float *out = rows->out + tile * TILE_ROWS * dim;
+    if (n_seen == 0)
+        return;
+    tile_logits(s, (const uint16_t *)rows->q + tile * TILE_ROWS * dim, dim, run->shape.slots, seen, n_seen, rows->logit);
+    tile_softmax(run, rows, tile, seen, n_seen, all);
+    if (s->one_config) {
+        tile_values_64(rows->p, dim, seen, n_seen, out);
+    } else {
+        tile_config_load(&s->values);
+        tile_values(s, rows->p, dim, seen, n_seen, out);
+        tile_config_load(&s->logits);
+    }
+}
+
 TARGET_AMX void attend_rows_amx(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end) {
     struct shape s = shape_of(rows);
-    struct tile_config logits = config_logits(&s), values = config_values(&s);
-    size_t dim = rows->head_dim, slots = run->shape.slots;
-    bool plain = dim % 64 == 0; /* one configuration serves both products */
-    tile_config_load(&logits);
-    for (size_t at = begin; at < end; at += STEP_GROUPS) {
-        struct key_group groups[STEP_GROUPS], seen[STEP_GROUPS];
-        size_t n = end - at < STEP_GROUPS ? end - at : STEP_GROUPS;
-        for (size_t i = 0; i < n; i++)
-            groups[i] = attend_group(run, at + i);
-        for (size_t tile = 0; tile < rows->n_tiles; tile++) {
-            bool all;
-            size_t n_seen = attend_groups_seen(run, rows, tile, groups, n, seen, &all);
-            if (n_seen == 0)
-                continue;
-            tile_logits(&s, (const uint16_t *)rows->q + tile * TILE_ROWS * dim, dim, slots, seen, n_seen, rows->logit);
-            tile_softmax(run, rows, tile, seen, n_seen, all);
-            if (plain) {
-                tile_values_64(rows->p, dim, seen, n_seen, rows->out + tile * TILE_ROWS * dim);
-            } else {
-                tile_config_load(&values);
-                tile_values(&s, rows->p, dim, seen, n_seen, rows->out + tile * TILE_ROWS * dim);
-                tile_config_load(&logits);
-            }
+    struct key_group groups[2][STEP_GROUPS];
+    size_t n_next = 0;
+    tile_config_load(&s.logits);
+    for (size_t at = begin, step = 0; at < end; at += STEP_GROUPS, step++) {
+        struct key_group *present = groups[step % 2], *next = groups[(step + 1) % 2];
+        size_t n = n_next;
+        if (at == begin)
+            for (; n < STEP_GROUPS && at + n < end; n++)
+                present[n] = attend_group(run, at + n);
+        for (n_next = 0; n_next < STEP_GROUPS && at + STEP_GROUPS + n_next < end; n_next++) {
+            next[n_next] = attend_group(run, at + STEP_GROUPS + n_next);
+            if (rows->n_tiles == 1)
+                group_fetch(&next[n_next], rows->head_dim, run->shape.slots);
         }
+        for (size_t tile = 0; tile < rows->n_tiles; tile++)
+            tile_step(run, rows, tile, &s, present, n);
     }
     _tile_release();
 }
@@ -295,10 +309,9 @@ TARGET_AMX void attend_rows_amx(const struct attend_run *run, struct attend_rows
 TARGET_AMX void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile,
                                   const struct key_group *groups, size_t n_groups) {
     struct shape s = shape_of(rows);
-    struct tile_config config = config_logits(&s);
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS;
     float scale = run->a->scale;
-    tile_config_load(&config);
+    tile_config_load(&s.logits);
     tile_logits(&s, (const uint16_t *)rows->q + first * rows->head_dim, rows->head_dim, run->shape.slots, groups, n_groups,
                 rows->logit);
     _tile_release();

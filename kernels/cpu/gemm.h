@@ -42,5 +42,7 @@ void gemv_run(struct device *dev, const struct product *p);
 
 /* bf16 x and weight, on AMX devices. */
 void gemm_amx_run(struct device *dev, const struct product *p);
+/* The same for one row. */
+void gemv_run_bf16(struct device *dev, const struct product *p);
 
 #endif

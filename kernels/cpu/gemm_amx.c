@@ -330,7 +330,7 @@ static void run_by_outputs(struct device *dev, const struct product *p) {
         struct work mine = work;
         work_use(&mine, packed, buffers + (size_t)thread_number() * buffer_bytes(&work));
         tiles_start();
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, 1)
         for (size_t i = 0; i < n_blocks; i++)
             if (mine.n_row_tiles == 1)
                 block_16_rows(&mine, p->outputs.begin + i * BLOCK_OUTPUTS);

@@ -1,10 +1,14 @@
 /* Products of few rows: bound by reading the weight once. */
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/vmath.h"
+#if ISA_X86
+#include <immintrin.h>
+#endif
 
 enum {
     GEMV_OUTPUTS = 4,     /* rows of w side by side: independent sums, one read of x */
     PREFETCH_BLOCKS = 2,
+    PREFETCH_BYTES = 2048, /* ahead in a stream */
 };
 
 static INLINE float widen_one(const void *w, enum dtype dtype, size_t i) {
@@ -82,6 +86,40 @@ static struct range thread_outputs(struct range outputs) {
     size_t begin = groups.begin * GEMV_OUTPUTS, end = groups.end * GEMV_OUTPUTS;
     return (struct range){outputs.begin + (begin < n ? begin : n), outputs.begin + (end < n ? end : n)};
 }
+
+#if ISA_X86
+/* One row of x in bf16: outputs in order, so that each thread reads its part of the weight as one stream. */
+static TARGET_AMX void gemv_row_bf16(const struct product *p, struct range outputs) {
+    size_t n_in = p->w->n_cols, whole = n_in / 32 * 32;
+    __mmask32 rest = (__mmask32)((1ull << (n_in - whole)) - 1);
+    const uint16_t *x = p->x;
+    for (size_t o = outputs.begin; o < outputs.end; o++) {
+        const uint16_t *w = (const uint16_t *)(const void *)weight_row(p->w, o);
+        __m512 even = _mm512_setzero_ps(), odd = even;
+        size_t i = 0;
+        for (; i + 64 <= whole; i += 64) {
+            _mm_prefetch((const char *)(w + i) + PREFETCH_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)(w + i) + PREFETCH_BYTES + 64, _MM_HINT_T0);
+            even = _mm512_dpbf16_ps(even, (__m512bh)_mm512_loadu_si512(w + i), (__m512bh)_mm512_loadu_si512(x + i));
+            odd = _mm512_dpbf16_ps(odd, (__m512bh)_mm512_loadu_si512(w + i + 32),
+                                   (__m512bh)_mm512_loadu_si512(x + i + 32));
+        }
+        if (i < whole)
+            even = _mm512_dpbf16_ps(even, (__m512bh)_mm512_loadu_si512(w + i), (__m512bh)_mm512_loadu_si512(x + i));
+        if (rest)
+            odd = _mm512_dpbf16_ps(odd, (__m512bh)_mm512_maskz_loadu_epi16(rest, w + whole),
+                                   (__m512bh)_mm512_maskz_loadu_epi16(rest, x + whole));
+        p->y[o - p->outputs.begin] = _mm512_reduce_add_ps(_mm512_add_ps(even, odd)) + (p->bias ? p->bias[o] : 0.0f);
+    }
+}
+
+void gemv_run_bf16(struct device *dev, const struct product *p) {
+    size_t n_bytes = (p->outputs.end - p->outputs.begin) * p->w->n_cols * 2;
+    ASSERT(p->n_rows == 1 && p->w->dtype == DTYPE_BF16);
+#pragma omp parallel num_threads(threads_for_bytes(dev, n_bytes))
+    gemv_row_bf16(p, thread_outputs(p->outputs));
+}
+#endif
 
 void gemv_run(struct device *dev, const struct product *p) {
     static void (*const table[])(const struct product *, const float *, struct range) = ISA_TABLE(gemv);

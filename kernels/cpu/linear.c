@@ -43,7 +43,10 @@ void product_run(struct device *dev, const struct product *p) {
         return;
 #if ISA_X86
     if (p->x_dtype == DTYPE_BF16) {
-        gemm_amx_run(dev, p);
+        if (p->n_rows == 1)
+            gemv_run_bf16(dev, p);
+        else
+            gemm_amx_run(dev, p);
         return;
     }
 #endif
