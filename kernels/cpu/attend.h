@@ -85,6 +85,12 @@ static inline int attend_position(const struct attend_run *run, const struct att
     return run->pos0 + rows->first_query + (int)(r / rows->heads);
 }
 
+/* Rows from r on, below end, that belong to the query of row r. */
+static inline size_t attend_query_rows(const struct attend_rows *rows, size_t r, size_t end) {
+    size_t n = rows->heads - r % rows->heads;
+    return n < end - r ? n : end - r;
+}
+
 /* Groups that some row of a tile sees; *all when every row sees every key of them. */
 size_t attend_groups_seen(const struct attend_run *run, const struct attend_rows *rows, size_t tile,
                           const struct key_group *groups, size_t n, struct key_group *seen, bool *all);
@@ -112,10 +118,11 @@ void attend_rows_f32(const struct device *dev, const struct attend_run *run, str
                      size_t end);
 void attend_rows_amx(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end);
 
-/* rows->logit = exp(logit - rows->max) of a tile and up to STEP_GROUPS groups, 0 where not visible. */
+/* Weights exp(logit - rows->max) of a tile and up to STEP_GROUPS groups, 0 where not visible, summed over the rows of each
+ * query in the tile into the place of the first of them in rows->logit. */
 void attend_masses_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t tile,
                        const struct key_group *groups, size_t n_groups);
 void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct key_group *groups,
-                       size_t n_groups);
+                       size_t n_groups, bool all_visible);
 
 #endif

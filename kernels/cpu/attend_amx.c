@@ -257,11 +257,11 @@ static TARGET_AMX void tile_softmax(const struct attend_run *run, struct attend_
 /* Fetches the keys and values of a group. Decoding has nothing else to wait for. */
 static void group_fetch(const struct key_group *g, size_t dim, size_t slots) {
     for (size_t d = 0; d < dim / 2; d++) {
-        __builtin_prefetch(g->k + d * slots * 4);
-        __builtin_prefetch(g->k + d * slots * 4 + 64);
+        __builtin_prefetch(g->k + d * slots * 4, 0, 2);
+        __builtin_prefetch(g->k + d * slots * 4 + 64, 0, 2);
     }
     for (size_t i = 0; i < GROUP_KEYS * dim * 2; i += 64)
-        __builtin_prefetch(g->v + i);
+        __builtin_prefetch(g->v + i, 0, 2);
 }
 
 /* One step for one tile of rows. */
@@ -306,10 +306,31 @@ TARGET_AMX void attend_rows_amx(const struct attend_run *run, struct attend_rows
     _tile_release();
 }
 
+/* sum (n_groups * 32) = the weights of n_rows rows of one query, row r with p = 2^(logit[r] * scale - base[r]) */
+static INLINE TARGET_AMX void query_masses(const float *logit, size_t n_rows, size_t n_groups, const struct visible *visible,
+                                           __m512 scale, const float *max, float *sum) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n_groups; i++) {
+        __m512 a = _mm512_setzero_ps(), b = _mm512_setzero_ps();
+        for (size_t r = 0; r < n_rows; r++) {
+            const float *x = logit + r * STEP_KEYS + i * GROUP_KEYS;
+            __m512 base = _mm512_set1_ps(max[r] * LOG2E);
+            a = _mm512_add_ps(a, exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(x), scale, base)));
+            b = _mm512_add_ps(b, exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(x + 16), scale, base)));
+        }
+        if (visible) {
+            a = _mm512_maskz_mov_ps((__mmask16)visible->group[i], a);
+            b = _mm512_maskz_mov_ps((__mmask16)(visible->group[i] >> 16), b);
+        }
+        _mm512_store_ps(sum + i * GROUP_KEYS, a);
+        _mm512_store_ps(sum + i * GROUP_KEYS + 16, b);
+    }
+}
+
 TARGET_AMX void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                                  const struct key_group *groups, size_t n_groups) {
+                                  const struct key_group *groups, size_t n_groups, bool all_visible) {
     struct shape s = shape_of(rows);
-    size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS;
+    size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS, n_rows;
     float scale = run->a->scale;
     tile_config_load(&s.logits);
     tile_logits(&s, (const uint16_t *)rows->q + first * rows->head_dim, rows->head_dim, run->shape.slots, groups, n_groups,
@@ -319,17 +340,18 @@ TARGET_AMX void attend_masses_amx(const struct attend_run *run, struct attend_ro
         logits_cap(rows->logit, n, n_groups * GROUP_KEYS, scale, run->a->softcap);
         scale = 1;
     }
-    for (size_t r = 0; r < n; r++) {
+    for (size_t r = 0; r < n; r += n_rows) {
         int t = attend_position(run, rows, first + r);
-        __m512 vscale = _mm512_set1_ps(scale * LOG2E), base = _mm512_set1_ps(rows->max[first + r] * LOG2E);
-        for (size_t i = 0; i < n_groups; i++) {
-            float *x = rows->logit + r * STEP_KEYS + i * GROUP_KEYS;
-            uint32_t visible = group_mask(&groups[i], run->window, t, t);
-            __m512 a = exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(x), vscale, base));
-            __m512 b = exp2_ps(_mm512_fmsub_ps(_mm512_load_ps(x + 16), vscale, base));
-            _mm512_store_ps(x, _mm512_maskz_mov_ps((__mmask16)visible, a));
-            _mm512_store_ps(x + 16, _mm512_maskz_mov_ps((__mmask16)(visible >> 16), b));
-        }
+        float *logit = rows->logit + r * STEP_KEYS;
+        struct visible visible;
+        n_rows = attend_query_rows(rows, first + r, first + n);
+        for (size_t i = 0; i < n_groups && !all_visible; i++)
+            visible.group[i] = group_mask(&groups[i], run->window, t, t);
+        if (all_visible && n_groups == STEP_GROUPS)
+            query_masses(logit, n_rows, STEP_GROUPS, NULL, _mm512_set1_ps(scale * LOG2E), rows->max + first + r, logit);
+        else
+            query_masses(logit, n_rows, n_groups, all_visible ? NULL : &visible, _mm512_set1_ps(scale * LOG2E),
+                         rows->max + first + r, logit);
     }
 }
 #endif

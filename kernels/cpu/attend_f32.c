@@ -189,6 +189,14 @@ static INLINE void masses_body(const struct attend_run *run, struct attend_rows 
         row_mask(rows->logit + r * STEP_KEYS, n_groups * GROUP_KEYS, visible, run->a->scale, run->a->softcap, isa);
         row_exp(rows->logit + r * STEP_KEYS, n_groups * GROUP_KEYS, rows->max[first + r], isa);
     }
+    for (size_t r = 0, n_rows; r < n; r += n_rows) {
+        n_rows = attend_query_rows(rows, first + r, first + n);
+        for (size_t other = r + 1; other < r + n_rows; other++) {
+#pragma omp simd
+            for (size_t j = 0; j < n_groups * GROUP_KEYS; j++)
+                rows->logit[r * STEP_KEYS + j] += rows->logit[other * STEP_KEYS + j];
+        }
+    }
 }
 
 static void masses_scalar(const struct attend_run *run, struct attend_rows *rows, size_t tile,

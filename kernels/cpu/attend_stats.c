@@ -54,23 +54,24 @@ static void add_stretch(const struct device *dev, const struct attend_stats_args
         add_run_table[dev->isa](sums->by_distance + sums->last - (t - pos), mass, (size_t)n);
 }
 
-/* Adds the rows of a tile: first all heads of a query to one another, then its weights by distance. */
+/* Adds the weights of the queries of a tile. */
 static void tile_add(const struct device *dev, const struct attend_stats_args *s, const struct attend_run *run,
-                     struct attend_rows *rows, size_t tile, const struct key_group *groups, size_t n_groups,
-                         struct sums *sums) {
+                     const struct attend_rows *rows, size_t tile, const struct key_group *groups, size_t n_groups,
+                     struct sums *sums) {
     size_t first = tile * TILE_ROWS, end = first + TILE_ROWS < rows->n ? first + TILE_ROWS : rows->n;
-    for (size_t r = first; r < end; r++) {
-        float *mass = rows->logit + (r - first) * STEP_KEYS;
+    for (size_t r = first; r < end; r += attend_query_rows(rows, r, end)) {
+        const float *mass = rows->logit + (r - first) * STEP_KEYS;
         int t = attend_position(run, rows, r);
-        if (r + 1 < end && attend_position(run, rows, r + 1) == t) {
-            add_run_table[dev->isa](mass + STEP_KEYS, mass, n_groups * GROUP_KEYS);
-            continue;
-        }
-        for (size_t i = 0; i < n_groups; i++) {
+        for (size_t i = 0, n = 1; i < n_groups; i += n, mass += n * GROUP_KEYS, n = 1) {
             const struct key_group *g = &groups[i];
             int split = g->split < 0 ? 0 : g->split > GROUP_KEYS ? GROUP_KEYS : g->split;
-            add_stretch(dev, s, sums, t, g->base, mass + i * GROUP_KEYS, split);
-            add_stretch(dev, s, sums, t, g->base_wrapped + split, mass + i * GROUP_KEYS + split, GROUP_KEYS - split);
+            /* Groups whose positions go on where the last one's ended are added in one go. */
+            while (split == GROUP_KEYS && i + n < n_groups && groups[i + n].split >= GROUP_KEYS &&
+                   groups[i + n].base == g->base + (int)n * GROUP_KEYS)
+                n++;
+            add_stretch(dev, s, sums, t, g->base, mass, n > 1 ? (int)n * GROUP_KEYS : split);
+            if (split < GROUP_KEYS)
+                add_stretch(dev, s, sums, t, g->base_wrapped + split, mass + split, GROUP_KEYS - split);
         }
     }
 }
@@ -97,7 +98,7 @@ static void item_rows_add(const struct device *dev, const struct attend_stats_ar
                 continue;
 #if ISA_X86
             if (dev->dtype == DTYPE_BF16)
-                attend_masses_amx(run, rows, tile, seen, n_seen);
+                attend_masses_amx(run, rows, tile, seen, n_seen, all);
             else
 #endif
                 attend_masses_f32(dev, run, rows, tile, seen, n_seen);
