@@ -4,64 +4,197 @@
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/vmath.h"
 
-/* logit[r][j] = q[r] . k[j] for n <= 8 rows (a constant) and 32 keys; sums stay in registers. */
-static INLINE void group_logits(const float *q, size_t n, size_t dim, const struct key_group *g, size_t slots, float *logit,
-                                enum isa isa) {
+#if ISA_X86
+#include <immintrin.h>
+#endif
+
+/* ---- products of a tile of rows with a group of keys, in plain C --------------------------------------------------- */
+
+/* logit[r][j] = q[r] . k[j] for 32 keys */
+static void logits_scalar(const float *q, size_t n_rows, size_t dim, const struct key_group *g, size_t slots, float *logit) {
     const float *k = (const float *)(const void *)g->k;
+    for (size_t r = 0; r < n_rows; r++) {
+        float *sum = logit + r * STEP_KEYS;
+        for (size_t j = 0; j < GROUP_KEYS; j++)
+            sum[j] = 0;
+        for (size_t d = 0; d < dim; d++) {
 #pragma omp simd
-    for (size_t j = 0; j < GROUP_KEYS; j++) {
-        float s[8] = {0};
-        for (size_t d = 0; d < dim; d++)
-            for (size_t r = 0; r < n; r++)
-                s[r] = madd(q[r * dim + d], k[d * slots + j], s[r], isa);
-        for (size_t r = 0; r < n; r++)
-            logit[r * STEP_KEYS + j] = s[r];
+            for (size_t j = 0; j < GROUP_KEYS; j++)
+                sum[j] += q[r * dim + d] * k[d * slots + j];
+        }
     }
 }
 
 /* out[r][d] += sum over 32 keys of p[r][j] v[j][d] */
-static INLINE void group_values(const float *p, size_t n, size_t dim, const struct key_group *g, float *out, enum isa isa) {
+static void values_scalar(const float *p, size_t n_rows, size_t dim, const struct key_group *g, float *out) {
     const float *v = (const float *)(const void *)g->v;
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t j = 0; j < GROUP_KEYS; j++) {
 #pragma omp simd
+            for (size_t d = 0; d < dim; d++)
+                out[r * dim + d] += p[r * STEP_KEYS + j] * v[j * dim + d];
+        }
+}
+
+/* ---- the same with sums in registers ------------------------------------------------------------------------------- */
+
+#if ISA_X86
+/* n <= 8 rows, a constant */
+static INLINE TARGET_AVX512 void some_logits_avx512(const float *q, size_t n, size_t dim, const float *k, size_t slots,
+                                                    float *logit) {
+    __m512 s[8][2];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < n; r++)
+        s[r][0] = s[r][1] = _mm512_setzero_ps();
     for (size_t d = 0; d < dim; d++) {
-        float s[8];
-        for (size_t r = 0; r < n; r++)
-            s[r] = out[r * dim + d];
-        for (size_t j = 0; j < GROUP_KEYS; j++)
-            for (size_t r = 0; r < n; r++)
-                s[r] = madd(p[r * STEP_KEYS + j], v[j * dim + d], s[r], isa);
-        for (size_t r = 0; r < n; r++)
-            out[r * dim + d] = s[r];
+        __m512 k0 = _mm512_loadu_ps(k + d * slots), k1 = _mm512_loadu_ps(k + d * slots + 16);
+#pragma GCC unroll 8
+        for (size_t r = 0; r < n; r++) {
+            __m512 x = _mm512_set1_ps(q[r * dim + d]);
+            s[r][0] = _mm512_fmadd_ps(x, k0, s[r][0]);
+            s[r][1] = _mm512_fmadd_ps(x, k1, s[r][1]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < n; r++) {
+        _mm512_storeu_ps(logit + r * STEP_KEYS, s[r][0]);
+        _mm512_storeu_ps(logit + r * STEP_KEYS + 16, s[r][1]);
     }
 }
 
-/* Rows one at a time or eight at a time. */
-static INLINE void tile_logits(const float *q, size_t n_rows, size_t dim, const struct key_group *g, size_t slots,
-                               float *logit,
-                               enum isa isa) {
-    size_t r = 0;
-    for (; r + 8 <= n_rows; r += 8)
-        group_logits(q + r * dim, 8, dim, g, slots, logit + r * STEP_KEYS, isa);
-    for (; r + 4 <= n_rows; r += 4)
-        group_logits(q + r * dim, 4, dim, g, slots, logit + r * STEP_KEYS, isa);
-    for (; r + 2 <= n_rows; r += 2)
-        group_logits(q + r * dim, 2, dim, g, slots, logit + r * STEP_KEYS, isa);
-    for (; r < n_rows; r++)
-        group_logits(q + r * dim, 1, dim, g, slots, logit + r * STEP_KEYS, isa);
+/* n_d <= 32 dimensions */
+static INLINE TARGET_AVX512 void some_values_avx512(const float *p, size_t n, size_t dim, size_t n_d, const float *v,
+                                                    float *out) {
+    uint32_t bits = n_d >= 32 ? ~0u : (1u << n_d) - 1;
+    __mmask16 m0 = (__mmask16)bits, m1 = (__mmask16)(bits >> 16);
+    __m512 s[8][2];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < n; r++) {
+        s[r][0] = _mm512_maskz_loadu_ps(m0, out + r * dim);
+        s[r][1] = _mm512_maskz_loadu_ps(m1, out + r * dim + 16);
+    }
+    for (size_t j = 0; j < GROUP_KEYS; j++) {
+        __m512 v0 = _mm512_maskz_loadu_ps(m0, v + j * dim), v1 = _mm512_maskz_loadu_ps(m1, v + j * dim + 16);
+#pragma GCC unroll 8
+        for (size_t r = 0; r < n; r++) {
+            __m512 x = _mm512_set1_ps(p[r * STEP_KEYS + j]);
+            s[r][0] = _mm512_fmadd_ps(x, v0, s[r][0]);
+            s[r][1] = _mm512_fmadd_ps(x, v1, s[r][1]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < n; r++) {
+        _mm512_mask_storeu_ps(out + r * dim, m0, s[r][0]);
+        _mm512_mask_storeu_ps(out + r * dim + 16, m1, s[r][1]);
+    }
 }
 
-static INLINE void tile_values(const float *p, size_t n_rows, size_t dim, const struct key_group *g, float *out,
-                               enum isa isa) {
+static TARGET_AVX512 void logits_avx512(const float *q, size_t n_rows, size_t dim, const struct key_group *g, size_t slots,
+                                        float *logit) {
+    const float *k = (const float *)(const void *)g->k;
     size_t r = 0;
     for (; r + 8 <= n_rows; r += 8)
-        group_values(p + r * STEP_KEYS, 8, dim, g, out + r * dim, isa);
-    for (; r + 4 <= n_rows; r += 4)
-        group_values(p + r * STEP_KEYS, 4, dim, g, out + r * dim, isa);
-    for (; r + 2 <= n_rows; r += 2)
-        group_values(p + r * STEP_KEYS, 2, dim, g, out + r * dim, isa);
+        some_logits_avx512(q + r * dim, 8, dim, k, slots, logit + r * STEP_KEYS);
+    for (; r + 3 <= n_rows; r += 3)
+        some_logits_avx512(q + r * dim, 3, dim, k, slots, logit + r * STEP_KEYS);
     for (; r < n_rows; r++)
-        group_values(p + r * STEP_KEYS, 1, dim, g, out + r * dim, isa);
+        some_logits_avx512(q + r * dim, 1, dim, k, slots, logit + r * STEP_KEYS);
 }
+
+static TARGET_AVX512 void values_avx512(const float *p, size_t n_rows, size_t dim, const struct key_group *g, float *out) {
+    for (size_t d = 0; d < dim; d += 32) {
+        const float *v = (const float *)(const void *)g->v + d;
+        size_t r = 0;
+        for (; r + 8 <= n_rows; r += 8)
+            some_values_avx512(p + r * STEP_KEYS, 8, dim, dim - d, v, out + r * dim + d);
+        for (; r + 3 <= n_rows; r += 3)
+            some_values_avx512(p + r * STEP_KEYS, 3, dim, dim - d, v, out + r * dim + d);
+        for (; r < n_rows; r++)
+            some_values_avx512(p + r * STEP_KEYS, 1, dim, dim - d, v, out + r * dim + d);
+    }
+}
+
+/* n <= 4 rows, a constant, and 16 keys */
+static INLINE TARGET_AVX2 void some_logits_avx2(const float *q, size_t n, size_t dim, const float *k, size_t slots,
+                                                float *logit) {
+    __m256 s[4][2];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < n; r++)
+        s[r][0] = s[r][1] = _mm256_setzero_ps();
+    for (size_t d = 0; d < dim; d++) {
+        __m256 k0 = _mm256_loadu_ps(k + d * slots), k1 = _mm256_loadu_ps(k + d * slots + 8);
+#pragma GCC unroll 4
+        for (size_t r = 0; r < n; r++) {
+            __m256 x = _mm256_set1_ps(q[r * dim + d]);
+            s[r][0] = _mm256_fmadd_ps(x, k0, s[r][0]);
+            s[r][1] = _mm256_fmadd_ps(x, k1, s[r][1]);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < n; r++) {
+        _mm256_storeu_ps(logit + r * STEP_KEYS, s[r][0]);
+        _mm256_storeu_ps(logit + r * STEP_KEYS + 8, s[r][1]);
+    }
+}
+
+/* 16 dimensions */
+static INLINE TARGET_AVX2 void some_values_avx2(const float *p, size_t n, size_t dim, const float *v, float *out) {
+    __m256 s[4][2];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < n; r++) {
+        s[r][0] = _mm256_loadu_ps(out + r * dim);
+        s[r][1] = _mm256_loadu_ps(out + r * dim + 8);
+    }
+    for (size_t j = 0; j < GROUP_KEYS; j++) {
+        __m256 v0 = _mm256_loadu_ps(v + j * dim), v1 = _mm256_loadu_ps(v + j * dim + 8);
+#pragma GCC unroll 4
+        for (size_t r = 0; r < n; r++) {
+            __m256 x = _mm256_set1_ps(p[r * STEP_KEYS + j]);
+            s[r][0] = _mm256_fmadd_ps(x, v0, s[r][0]);
+            s[r][1] = _mm256_fmadd_ps(x, v1, s[r][1]);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < n; r++) {
+        _mm256_storeu_ps(out + r * dim, s[r][0]);
+        _mm256_storeu_ps(out + r * dim + 8, s[r][1]);
+    }
+}
+
+static TARGET_AVX2 void logits_avx2(const float *q, size_t n_rows, size_t dim, const struct key_group *g, size_t slots,
+                                    float *logit) {
+    for (size_t j = 0; j < GROUP_KEYS; j += 16) {
+        const float *k = (const float *)(const void *)g->k + j;
+        size_t r = 0;
+        for (; r + 4 <= n_rows; r += 4)
+            some_logits_avx2(q + r * dim, 4, dim, k, slots, logit + r * STEP_KEYS + j);
+        for (; r < n_rows; r++)
+            some_logits_avx2(q + r * dim, 1, dim, k, slots, logit + r * STEP_KEYS + j);
+    }
+}
+
+static TARGET_AVX2 void values_avx2(const float *p, size_t n_rows, size_t dim, const struct key_group *g, float *out) {
+    const float *v = (const float *)(const void *)g->v;
+    size_t d = 0;
+    for (; d + 16 <= dim; d += 16) {
+        size_t r = 0;
+        for (; r + 4 <= n_rows; r += 4)
+            some_values_avx2(p + r * STEP_KEYS, 4, dim, v + d, out + r * dim + d);
+        for (; r < n_rows; r++)
+            some_values_avx2(p + r * STEP_KEYS, 1, dim, v + d, out + r * dim + d);
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t j = 0; j < GROUP_KEYS; j++)
+            for (size_t last = d; last < dim; last++)
+                out[r * dim + last] += p[r * STEP_KEYS + j] * v[j * dim + last];
+}
+#endif
+
+static void (*const logits_table[])(const float *, size_t, size_t, const struct key_group *, size_t, float *) =
+    ISA_TABLE(logits);
+static void (*const values_table[])(const float *, size_t, size_t, const struct key_group *, float *) = ISA_TABLE(values);
+
+/* ---- softmax ------------------------------------------------------------------------------------------------------- */
 
 /* Scales, caps and masks n logits; the largest of them. */
 static INLINE float row_mask(float *logit, size_t n, const uint32_t *visible, float scale, float softcap, enum isa isa) {
@@ -113,7 +246,7 @@ static INLINE void tile_step(const struct attend_run *run, struct attend_rows *r
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS, dim = rows->head_dim;
     const float *q = (const float *)rows->q + first * dim;
     for (size_t i = 0; i < n_groups; i++)
-        tile_logits(q, n, dim, &groups[i], run->shape.slots, rows->logit + i * GROUP_KEYS, isa);
+        logits_table[isa](q, n, dim, &groups[i], run->shape.slots, rows->logit + i * GROUP_KEYS);
     for (size_t r = 0; r < n; r++) {
         int t = attend_position(run, rows, first + r);
         float *logit = rows->logit + r * STEP_KEYS, *out = rows->out + (first + r) * dim, *old = &rows->max[first + r];
@@ -134,7 +267,7 @@ static INLINE void tile_step(const struct attend_run *run, struct attend_rows *r
         rows->sum[first + r] += row_exp(logit, n_groups * GROUP_KEYS, max == -INFINITY ? 0 : max, isa);
     }
     for (size_t i = 0; i < n_groups; i++)
-        tile_values(rows->logit + i * GROUP_KEYS, n, dim, &groups[i], rows->out + first * dim, isa);
+        values_table[isa](rows->logit + i * GROUP_KEYS, n, dim, &groups[i], rows->out + first * dim);
 }
 
 static INLINE void rows_body(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end,
@@ -179,8 +312,8 @@ static INLINE void masses_body(const struct attend_run *run, struct attend_rows 
                                const struct key_group *groups, size_t n_groups, enum isa isa) {
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS;
     for (size_t i = 0; i < n_groups; i++)
-        tile_logits((const float *)rows->q + first * rows->head_dim, n, rows->head_dim, &groups[i], run->shape.slots,
-                    rows->logit + i * GROUP_KEYS, isa);
+        logits_table[isa]((const float *)rows->q + first * rows->head_dim, n, rows->head_dim, &groups[i], run->shape.slots,
+                          rows->logit + i * GROUP_KEYS);
     for (size_t r = 0; r < n; r++) {
         int t = attend_position(run, rows, first + r);
         uint32_t visible[STEP_GROUPS];

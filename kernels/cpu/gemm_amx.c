@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/cpu/amx.h"
+#include "kernels/cpu/loss_amx.h"
 
 enum {
     TILE = 16,          /* outputs of an A tile, rows of a B tile */
@@ -14,6 +15,7 @@ enum {
     TILE_BYTES = 1024,
     BLOCK_OUTPUTS = 32, /* two A tiles */
     ROWS_PER_THREAD = 64, /* from there on threads share rows, below outputs */
+    LOSS_PARTS = 16,    /* of the outputs of a loss: independent of the number of threads, so that results are too */
     BLOCK_K = 18,       /* tiles of inputs: 32 outputs x 18 x 64 bytes fill three quarters of a first cache of 48 KiB */
 };
 
@@ -55,13 +57,22 @@ struct results {
     const float *bias; /* of the first output, or NULL */
     float *y;          /* of the first output and row */
     size_t ld_y, n_out, n_rows;
-    size_t next;       /* piece to write, N_PIECES when done */
+    const struct losses *losses; /* instead of y, from `row` of them on and with the number of the first output */
+    size_t row, output;
+    size_t next;       /* piece to write; none are left when it is results_pieces() */
 };
 
-enum { N_PIECES = 16 };
+/* What becomes of results; a constant wherever it is passed. */
+enum destination { TO_Y, TO_LOSSES };
+
+enum { Y_PIECES = 16 };
+
+static INLINE size_t results_pieces(enum destination to) {
+    return to == TO_Y ? Y_PIECES : LOSS_PIECES;
+}
 
 /* Piece: rows 4 q .. 4 q + 3 of a half (16 rows), for one tile of outputs. */
-static INLINE TARGET_AMX void results_piece(const struct results *c, size_t piece) {
+static INLINE TARGET_AMX void y_piece(const struct results *c, size_t piece) {
     size_t half_o = piece & 1, quarter = piece >> 1 & 3, half_r = piece >> 3;
     size_t row = half_r * TILE + quarter * 4, o = half_o * TILE;
     if (row >= c->n_rows || o >= c->n_out)
@@ -77,9 +88,17 @@ static INLINE TARGET_AMX void results_piece(const struct results *c, size_t piec
             _mm512_mask_storeu_ps(y + i * c->ld_y, outputs, _mm512_add_ps(column[i], bias));
 }
 
-static INLINE TARGET_AMX void results_flush(struct results *c) {
-    while (c->next < N_PIECES)
-        results_piece(c, c->next++);
+static INLINE TARGET_AMX void results_step(struct results *c, enum destination to) {
+    size_t piece = c->next++;
+    if (to == TO_Y)
+        y_piece(c, piece);
+    else
+        loss_piece(c->losses, piece, c->tiles, c->row, c->output, c->n_out);
+}
+
+static INLINE TARGET_AMX void results_flush(struct results *c, enum destination to) {
+    while (c->next < results_pieces(to))
+        results_step(c, to);
 }
 
 /* ---- products ------------------------------------------------------------------------------------------------------ */
@@ -93,6 +112,7 @@ struct work {
     float *tiles[2];         /* results of 4 tiles, being made and being written */
     float *sums;             /* (n_row_tiles / 2, 4 tiles) between blocks of inputs */
     char *copy;              /* an incomplete block of the weight, completed with zeros */
+    struct losses losses;    /* (n_row_tiles * 16), when results go there */
 };
 
 /* 32 outputs of the weight: in place where they are whole, else a copy. */
@@ -121,10 +141,10 @@ struct aside {
     size_t stride, row, line, n_lines, per_step;
 };
 
-static INLINE TARGET_AMX void aside_step(struct aside *a, size_t k) {
-    if (a->earlier.next < N_PIECES)
-        results_piece(&a->earlier, a->earlier.next++);
-    for (size_t r = 2 * k; a->target && r < 2 * k + 2 && r < a->target->n_rows; r++) {
+static INLINE TARGET_AMX void aside_step(struct aside *a, size_t k, enum destination to) {
+    if (a->earlier.next < results_pieces(to))
+        results_step(&a->earlier, to);
+    for (size_t r = 2 * k; to == TO_Y && a->target && r < 2 * k + 2 && r < a->target->n_rows; r++) {
         __builtin_prefetch(a->target->y + r * a->target->ld_y, 1);
         __builtin_prefetch(a->target->y + r * a->target->ld_y + TILE, 1);
     }
@@ -140,7 +160,7 @@ static INLINE TARGET_AMX void aside_step(struct aside *a, size_t k) {
 /* sums (4 tiles) = or += w x for 32 outputs, 32 rows and n_k tiles of inputs. B tiles are loaded past the first cache, so
  * that the block of the weight stays in it. */
 static INLINE TARGET_AMX void multiply_32_rows(struct block block, const char *x0, const char *x1, size_t n_k, bool add,
-                                               float *sums, struct aside *aside) {
+                                               float *sums, struct aside *aside, enum destination to) {
     const char *w0 = block.w, *w1 = block.w + TILE * block.stride;
     if (add) {
         _tile_loadd(0, sums, 64);
@@ -162,7 +182,7 @@ static INLINE TARGET_AMX void multiply_32_rows(struct block block, const char *x
         _tile_loadd(5, w1 + k * 64, block.stride);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
-        aside_step(aside, k);
+        aside_step(aside, k, to);
     }
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + 256, 64);
@@ -177,7 +197,7 @@ static INLINE TARGET_AMX void multiply_16_rows(struct block block, const char *x
     _tile_zero(2);
     for (size_t k = 0; k < n_k; k++) {
         for (size_t i = 0; i < BLOCK_OUTPUTS; i++)
-            _mm_prefetch(next + i * block.stride + k * 64, _MM_HINT_T1);
+            _mm_prefetch(next + (k * BLOCK_OUTPUTS + i) * 64, _MM_HINT_T1); /* in order of memory */
         _tile_loadd(6, x + k * TILE_BYTES, 64);
         _tile_loadd(4, w0 + k * 64, block.stride);
         _tile_dpbf16ps(0, 4, 6);
@@ -192,7 +212,8 @@ static struct results results_of(const struct work *work, size_t output, size_t 
     const struct product *p = work->p;
     size_t row = work->rows.begin + tile * TILE, n_rows = work->rows.end - row;
     return (struct results){.tiles = tiles, .bias = p->bias ? p->bias + output : NULL,
-                            .y = p->y + row * p->ld_y + output - p->outputs.begin, .ld_y = p->ld_y,
+                            .y = p->y ? p->y + row * p->ld_y + output - p->outputs.begin : NULL, .ld_y = p->ld_y,
+                            .losses = &work->losses, .row = tile * TILE, .output = output,
                             .n_out = p->outputs.end - output, .n_rows = n_rows < 2 * TILE ? n_rows : 2 * TILE};
 }
 
@@ -200,7 +221,7 @@ static struct results results_of(const struct work *work, size_t output, size_t 
 static TARGET_AMX void block_16_rows(const struct work *work, size_t output) {
     struct results results = results_of(work, output, 0, work->tiles[0]);
     multiply_16_rows(block_of(work, output), work->packed, work->n_k, work->tiles[0]);
-    results_flush(&results);
+    results_flush(&results, TO_Y);
 }
 
 /* Fetches what follows k tiles of inputs of a block: the next inputs of the same outputs, or the next outputs. */
@@ -217,9 +238,9 @@ static void aside_next(struct aside *a, const struct work *work, size_t output, 
 }
 
 /* 32 outputs for many rows, by blocks of inputs. */
-static TARGET_AMX void block_many_rows(const struct work *work, size_t output) {
+static INLINE TARGET_AMX void block_many_rows_body(const struct work *work, size_t output, enum destination to) {
     struct block block = block_of(work, output);
-    struct aside aside = {.earlier.next = N_PIECES};
+    struct aside aside = {.earlier.next = results_pieces(to)};
     for (size_t k = 0; k < work->n_k; k += BLOCK_K, block.w += BLOCK_K * 64) {
         bool last = k + BLOCK_K >= work->n_k;
         size_t n_k = last ? work->n_k - k : BLOCK_K;
@@ -229,14 +250,22 @@ static TARGET_AMX void block_many_rows(const struct work *work, size_t output) {
             float *sums = last && k == 0 ? work->tiles[t / 2 % 2] : work->sums + t / 2 * 4 * 256;
             struct results made = results_of(work, output, t, sums);
             aside.target = last ? &made : NULL;
-            multiply_32_rows(block, x, x + work->n_k * TILE_BYTES, n_k, k > 0, sums, &aside);
+            multiply_32_rows(block, x, x + work->n_k * TILE_BYTES, n_k, k > 0, sums, &aside, to);
             if (last) {
-                results_flush(&aside.earlier);
+                results_flush(&aside.earlier, to);
                 aside.earlier = made;
             }
         }
     }
-    results_flush(&aside.earlier);
+    results_flush(&aside.earlier, to);
+}
+
+static TARGET_AMX void block_many_rows(const struct work *work, size_t output) {
+    block_many_rows_body(work, output, TO_Y);
+}
+
+static TARGET_AMX void block_losses(const struct work *work, size_t output) {
+    block_many_rows_body(work, output, TO_LOSSES);
 }
 
 static TARGET_AMX void pack_row_tile(const struct work *work, size_t tile) {
@@ -330,7 +359,7 @@ static void run_by_outputs(struct device *dev, const struct product *p) {
         struct work mine = work;
         work_use(&mine, packed, buffers + (size_t)thread_number() * buffer_bytes(&work));
         tiles_start();
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(static) /* runs of blocks: each one fetches its successor */
         for (size_t i = 0; i < n_blocks; i++)
             if (mine.n_row_tiles == 1)
                 block_16_rows(&mine, p->outputs.begin + i * BLOCK_OUTPUTS);
@@ -345,5 +374,73 @@ void gemm_amx_run(struct device *dev, const struct product *p) {
         run_by_rows(dev, p);
     else
         run_by_outputs(dev, p);
+}
+
+/* ---- losses -------------------------------------------------------------------------------------------------------- */
+
+/* Memory of n_parts x n_rows (a multiple of 32) losses and the targets. */
+static struct losses losses_of(char *memory, size_t n_rows, size_t n_parts, size_t part, const int32_t *target) {
+    float *values = (float *)(void *)memory;
+    return (struct losses){values + part * n_rows, values + (n_parts + part) * n_rows,
+                           values + (2 * n_parts + part) * n_rows,
+                           target};
+}
+
+/* Joins the parts of the outputs in their order: every row's -log softmax at its target. */
+static void losses_join(char *memory, size_t n_rows, size_t n_padded, const int32_t *target, float *nll) {
+    for (size_t r = 0; r < n_rows; r++) {
+        float max = -INFINITY, sum = 0, logit = NAN;
+        for (size_t i = 0; i < LOSS_PARTS; i++) {
+            struct losses l = losses_of(memory, n_padded, LOSS_PARTS, i, target);
+            max = l.max[r] > max ? l.max[r] : max;
+        }
+        for (size_t i = 0; i < LOSS_PARTS; i++) {
+            struct losses l = losses_of(memory, n_padded, LOSS_PARTS, i, target);
+            sum += l.max[r] == max ? l.sum[r] : l.sum[r] * expf(l.max[r] - max);
+            logit = l.target_logit[r] == l.target_logit[r] ? l.target_logit[r] : logit;
+        }
+        nll[r] = target[r] < 0 ? NAN : max + logf(sum) - logit;
+    }
+}
+
+static void losses_start(const struct losses *l, size_t n_rows) {
+    for (size_t r = 0; r < n_rows; r++) {
+        l->max[r] = -INFINITY;
+        l->sum[r] = 0;
+        l->target_logit[r] = NAN;
+    }
+}
+
+void gemm_amx_losses(struct device *dev, const struct product *p, const int32_t *target, float *nll) {
+    struct work work = work_of(p, (struct range){0, p->n_rows});
+    size_t n_rows = ceil_div(p->n_rows, 2 * TILE) * 2 * TILE, n_blocks = ceil_div(p->w->n_rows, BLOCK_OUTPUTS);
+    work.n_row_tiles = n_rows / TILE;
+    char *packed = device_scratch(dev, SCRATCH_ROWS, packed_bytes(&work));
+    char *buffers = device_scratch(dev, SCRATCH_THREAD, (size_t)dev->n_threads * buffer_bytes(&work));
+    char *memory = device_scratch(dev, SCRATCH_PARTIAL, (3 * LOSS_PARTS + 1) * n_rows * sizeof(float));
+    if (!packed || !buffers || !memory)
+        return;
+    int32_t *targets = (int32_t *)(void *)(memory + 3 * LOSS_PARTS * n_rows * sizeof(float));
+    memset(targets, 0xFF, n_rows * sizeof *targets);
+    memcpy(targets, target, p->n_rows * sizeof *targets);
+    work.packed = packed;
+#pragma omp parallel num_threads(dev->n_threads)
+    {
+        struct work mine = work;
+        work_use(&mine, packed, buffers + (size_t)thread_number() * buffer_bytes(&work));
+#pragma omp for schedule(static)
+        for (size_t tile = 0; tile < mine.n_row_tiles; tile++)
+            pack_row_tile(&mine, tile);
+        tiles_start();
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < LOSS_PARTS; i++) {
+            mine.losses = losses_of(memory, n_rows, LOSS_PARTS, i, targets);
+            losses_start(&mine.losses, n_rows);
+            for (size_t b = n_blocks * i / LOSS_PARTS; b < n_blocks * (i + 1) / LOSS_PARTS; b++)
+                block_losses(&mine, b * BLOCK_OUTPUTS);
+        }
+        tiles_end();
+    }
+    losses_join(memory, p->n_rows, n_rows, targets, nll);
 }
 #endif
