@@ -1,5 +1,10 @@
 # spkv - profile, record and shorten KV caches. `make help` lists the targets.
 
+# Compile on all cores unless the caller says how many.
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+endif
+
 BUILD   ?= build
 CC      ?= cc
 CFLAGS  ?= -O2 -g
