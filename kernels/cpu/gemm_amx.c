@@ -17,6 +17,7 @@ enum {
     ROWS_PER_THREAD = 64, /* from there on threads share rows, below outputs */
     LOSS_PARTS = 16,    /* of the outputs of a loss: independent of the number of threads, so that results are too */
     BLOCK_K = 18,       /* tiles of inputs: 32 outputs x 18 x 64 bytes fill three quarters of a first cache of 48 KiB */
+    PASS_BYTES = 768 << 10, /* packed rows that are multiplied with all of a weight: they stay in the second cache */
 };
 
 static size_t ceil_div(size_t a, size_t b) {
@@ -108,6 +109,7 @@ struct work {
     const struct product *p;
     struct range rows;
     size_t n_k, n_row_tiles; /* tiles along inputs and rows; more than one row tile are taken in twos */
+    size_t block_k;          /* tiles of inputs taken together, at most BLOCK_K */
     char *packed;            /* (n_row_tiles, n_k) tiles of x */
     float *tiles[2];         /* results of 4 tiles, being made and being written */
     float *sums;             /* (n_row_tiles / 2, 4 tiles) between blocks of inputs */
@@ -231,7 +233,8 @@ static void aside_next(struct aside *a, const struct work *work, size_t output, 
     size_t left = work->n_k - k - n_k, n_pairs = work->n_row_tiles / 2;
     a->next = same ? block->w + n_k * 64 : block->w - k * 64 + BLOCK_OUTPUTS * block->stride;
     a->stride = block->stride;
-    a->n_lines = same ? (left < BLOCK_K ? left : BLOCK_K) : work->n_k < BLOCK_K ? work->n_k : BLOCK_K;
+    a->n_lines = same ? (left < work->block_k ? left : work->block_k) : work->n_k < work->block_k ? work->n_k
+        : work->block_k;
     a->per_step = ceil_div(BLOCK_OUTPUTS * a->n_lines, n_pairs * n_k);
     a->row = same || output + 2 * BLOCK_OUTPUTS <= work->p->outputs.end ? 0 : BLOCK_OUTPUTS;
     a->line = 0;
@@ -241,9 +244,9 @@ static void aside_next(struct aside *a, const struct work *work, size_t output, 
 static INLINE TARGET_AMX void block_many_rows_body(const struct work *work, size_t output, enum destination to) {
     struct block block = block_of(work, output);
     struct aside aside = {.earlier.next = results_pieces(to)};
-    for (size_t k = 0; k < work->n_k; k += BLOCK_K, block.w += BLOCK_K * 64) {
-        bool last = k + BLOCK_K >= work->n_k;
-        size_t n_k = last ? work->n_k - k : BLOCK_K;
+    for (size_t k = 0; k < work->n_k; k += work->block_k, block.w += work->block_k * 64) {
+        bool last = k + work->block_k >= work->n_k;
+        size_t n_k = last ? work->n_k - k : work->block_k;
         aside_next(&aside, work, output, &block, k, n_k);
         for (size_t t = 0; t < work->n_row_tiles; t += 2) {
             const char *x = work->packed + (t * work->n_k + k) * TILE_BYTES;
@@ -296,6 +299,7 @@ static TARGET_AMX void tiles_end(void) {
 
 static struct work work_of(const struct product *p, struct range rows) {
     struct work work = {.p = p, .rows = rows, .n_k = ceil_div(p->w->n_cols, TILE_K)};
+    work.block_k = ceil_div(work.n_k, ceil_div(work.n_k, BLOCK_K) + (work.n_k == 0));
     work.n_row_tiles = ceil_div(rows.end - rows.begin, TILE);
     if (work.n_row_tiles > 1)
         work.n_row_tiles = (work.n_row_tiles + 1) / 2 * 2;
@@ -318,27 +322,44 @@ static void work_use(struct work *work, char *packed, char *buffers) {
     work->copy = (char *)(work->sums + ceil_div(work->n_row_tiles, 2) * 4 * 256);
 }
 
+/* All outputs for some rows, by one thread. */
+static TARGET_AMX void rows_multiply(struct work *work) {
+    for (size_t tile = 0; tile < work->n_row_tiles; tile++)
+        pack_row_tile(work, tile);
+    for (size_t o = work->p->outputs.begin; o < work->p->outputs.end; o += BLOCK_OUTPUTS)
+        if (work->n_row_tiles == 1)
+            block_16_rows(work, o);
+        else
+            block_many_rows(work, o);
+}
+
+/* Rows of a pass: as many as may be packed, evenly. */
+static size_t pass_rows(const struct product *p, size_t n_rows) {
+    size_t most = PASS_BYTES / (ceil_div(p->w->n_cols, TILE_K) * TILE_K * 2 + 1) / (2 * TILE) * 2 * TILE;
+    most = most < 2 * TILE ? 2 * TILE : most;
+    return n_rows <= most ? ceil_div(n_rows, 2 * TILE) * 2 * TILE : ceil_div(ceil_div(n_rows, ceil_div(n_rows, most)),
+                                                                             2 * TILE) * 2 * TILE;
+}
+
 /* Every thread takes all outputs of its own rows: what it packs, multiplies and writes stays in its cache, for the ops
  * before and behind too. */
 static void run_by_rows(struct device *dev, const struct product *p) {
     size_t n_threads = (size_t)dev->n_threads, n_each = ceil_div(ceil_div(p->n_rows, n_threads), 2 * TILE) * 2 * TILE;
-    struct work whole = work_of(p, (struct range){0, n_each});
+    size_t n_pass = pass_rows(p, n_each);
+    struct work whole = work_of(p, (struct range){0, n_pass});
     char *packed = device_scratch(dev, SCRATCH_ROWS, n_threads * packed_bytes(&whole));
     char *buffers = device_scratch(dev, SCRATCH_THREAD, n_threads * buffer_bytes(&whole));
     if (!packed || !buffers)
         return;
 #pragma omp parallel for num_threads(dev->n_threads) schedule(static, 1)
     for (size_t i = 0; i < n_threads; i++) {
-        size_t begin = i * n_each, end = begin + n_each < p->n_rows ? begin + n_each : p->n_rows;
-        if (begin >= end)
-            continue;
-        struct work work = work_of(p, (struct range){begin, end});
-        work_use(&work, packed + i * packed_bytes(&whole), buffers + i * buffer_bytes(&whole));
-        for (size_t tile = 0; tile < work.n_row_tiles; tile++)
-            pack_row_tile(&work, tile);
+        size_t end = (i + 1) * n_each < p->n_rows ? (i + 1) * n_each : p->n_rows;
         tiles_start();
-        for (size_t o = p->outputs.begin; o < p->outputs.end; o += BLOCK_OUTPUTS)
-            block_many_rows(&work, o);
+        for (size_t begin = i * n_each; begin < end; begin += n_pass) {
+            struct work work = work_of(p, (struct range){begin, begin + n_pass < end ? begin + n_pass : end});
+            work_use(&work, packed + i * packed_bytes(&whole), buffers + i * buffer_bytes(&whole));
+            rows_multiply(&work);
+        }
         tiles_end();
     }
 }
@@ -411,7 +432,7 @@ static void losses_start(const struct losses *l, size_t n_rows) {
     }
 }
 
-void gemm_amx_losses(struct device *dev, const struct product *p, const int32_t *target, float *nll) {
+static void losses_pass(struct device *dev, const struct product *p, const int32_t *target, float *nll) {
     struct work work = work_of(p, (struct range){0, p->n_rows});
     size_t n_rows = ceil_div(p->n_rows, 2 * TILE) * 2 * TILE, n_blocks = ceil_div(p->w->n_rows, BLOCK_OUTPUTS);
     work.n_row_tiles = n_rows / TILE;
@@ -442,5 +463,15 @@ void gemm_amx_losses(struct device *dev, const struct product *p, const int32_t 
         tiles_end();
     }
     losses_join(memory, p->n_rows, n_rows, targets, nll);
+}
+
+void gemm_amx_losses(struct device *dev, const struct product *p, const int32_t *target, float *nll) {
+    size_t n_pass = pass_rows(p, p->n_rows);
+    for (size_t begin = 0; begin < p->n_rows; begin += n_pass) {
+        struct product pass = *p;
+        pass.x = (const uint16_t *)p->x + begin * p->w->n_cols;
+        pass.n_rows = p->n_rows - begin < n_pass ? p->n_rows - begin : n_pass;
+        losses_pass(dev, &pass, target + begin, nll + begin);
+    }
 }
 #endif

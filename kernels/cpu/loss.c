@@ -106,23 +106,16 @@ static void block_loss(struct device *dev, const struct nll_args *a, struct rang
         a->nll[rows.begin + r] = a->target[rows.begin + r] < 0 ? NAN : sums[r].max + logf(sums[r].sum) - sums[r].target;
 }
 
-/* AMX devices take the logits of plain losses straight from the tiles. */
-static void rows_loss(struct device *dev, const struct nll_args *a, struct range rows) {
+void cpu_nll(struct device *dev, const struct nll_args *a) {
 #if ISA_X86
-    if (dev->dtype == DTYPE_BF16 && a->softcap == 0) {
-        gemm_amx_losses(dev, &(struct product){.w = a->w, .outputs = {0, a->w->n_rows}, .x_dtype = DTYPE_BF16,
-                                               .x = (const uint16_t *)a->x + rows.begin * a->w->n_cols,
-                                               .n_rows = rows.end - rows.begin},
-                        a->target + rows.begin, a->nll + rows.begin);
+    if (dev->dtype == DTYPE_BF16 && a->softcap == 0 && !device_failed(dev)) {
+        gemm_amx_losses(dev, &(struct product){.w = a->w, .outputs = {0, a->w->n_rows}, .x = a->x, .x_dtype = DTYPE_BF16,
+                                               .n_rows = a->n_rows}, a->target, a->nll);
         return;
     }
 #endif
-    block_loss(dev, a, rows);
-}
-
-void cpu_nll(struct device *dev, const struct nll_args *a) {
     for (size_t begin = 0; begin < a->n_rows && !device_failed(dev); begin += LOSS_ROWS)
-        rows_loss(dev, a, (struct range){begin, begin + LOSS_ROWS < a->n_rows ? begin + LOSS_ROWS : a->n_rows});
+        block_loss(dev, a, (struct range){begin, begin + LOSS_ROWS < a->n_rows ? begin + LOSS_ROWS : a->n_rows});
 }
 
 void cpu_logits(struct device *dev, const struct weight *w, const void *x, float softcap, size_t n_rows, float *out) {
