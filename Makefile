@@ -43,7 +43,7 @@ CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
-TEST_HELPERS := $(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c))
+TEST_HELPERS := $(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c tests/bench_*.c),$(wildcard tests/*.c))
 TEST_HELPERS := $(TEST_HELPERS:%.c=$(BUILD)/obj/%.o)
 COMMON  := $(BUILD)/libtest.a $(BUILD)/libspkv.a
 PROGRAM := $(BUILD)/spkv
