@@ -122,7 +122,8 @@ static double median(double *x, int n) {
 }
 
 /* Runs a case until 7 rounds are done and prints a row; work in flops and bytes. Returns the median seconds. */
-static double report(const struct yardstick *y, const char *name, void (*run)(void *), void *arg, double flops, double bytes) {
+static double report(const struct yardstick *y, const char *name, void (*run)(void *), void *arg, double flops,
+        double bytes) {
     double t[MAX_RUNS], gemm[MAX_RUNS], read[MAX_RUNS];
     int n = 7;
     run(arg);
@@ -137,7 +138,8 @@ static double report(const struct yardstick *y, const char *name, void (*run)(vo
         sync();
         t[i] = now() - start;
     }
-    double middle = median(t, n), gemm_rate = 2.0 * 512 * 2048 * 2048 / median(gemm, n), read_rate = READ_BYTES / median(read, n);
+    double middle = median(t, n), gemm_rate = 2.0 * 512 * 2048 * 2048 / median(gemm, n),
+    read_rate = READ_BYTES / median(read, n);
     printf("%s,%.1f,%.1f,%.1f,%.3f,%.2f,%.3f,%.0f,%.1f\n", name, middle * 1e6, t[0] * 1e6, flops / middle / 1e9,
            flops / middle / gemm_rate, bytes / middle / 1e9, bytes / middle / read_rate, gemm_rate / 1e9, read_rate / 1e9);
     fflush(stdout);
@@ -229,7 +231,8 @@ enum {
 };
 
 struct model {
-    struct weight *q[N_LAYERS], *k[N_LAYERS], *v[N_LAYERS], *o[N_LAYERS], *gate[N_LAYERS], *up[N_LAYERS], *down[N_LAYERS], *embed;
+    struct weight *q[N_LAYERS], *k[N_LAYERS], *v[N_LAYERS], *o[N_LAYERS], *gate[N_LAYERS], *up[N_LAYERS],
+            *down[N_LAYERS], *embed;
     float *norm, *rope, *x, *delta, *qkv, *gate_up, *nll, *u, *lse;
     uint8_t *open;
     int32_t *pos, *target;
@@ -258,7 +261,8 @@ static void model_make(struct model *m, size_t max_rows, int max_len) {
     m->act = ops->mem_alloc(dev, max_rows * D_FFN * 4), m->nll = ops->mem_alloc(dev, max_rows * 4);
     m->u = ops->mem_alloc(dev, max_rows * N_KV_HEADS * 4), m->open = ops->mem_alloc(dev, max_rows * N_KV_HEADS);
     m->lse = ops->mem_alloc(dev, max_rows * N_HEADS * 4);
-    m->pos = alloc(max_rows * 4), m->target = alloc(max_rows * 4), m->sums = alloc(64 * 3 * 64 * 8), m->bins = alloc((size_t)max_len * 4);
+    m->pos = alloc(max_rows * 4), m->target = alloc(max_rows * 4), m->sums = alloc(64 * 3 * 64 * 8),
+            m->bins = alloc((size_t)max_len * 4);
     for (int i = 0; i < max_len; i++)
         m->bins[i] = i ? (int)(log2(i) * 2) : 0;
     memcpy(m->qkv, noise_matrix(max_rows * LD_QKV, DTYPE_F32, 1), max_rows * LD_QKV * 4);
@@ -273,7 +277,8 @@ static void model_cache(struct model *m, int n_seq, int max_len) {
         window[i] = 128;
     kv_cache_free(m->cache);
     m->cache = NULL;
-    struct kv_cache_options o = {.n_slots = n_seq, .n_layers = N_LAYERS, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM, .max_len = max_len,
+    struct kv_cache_options o = {.n_slots = n_seq, .n_layers = N_LAYERS, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM,
+            .max_len = max_len,
                                  .window = window, .ring_only = ring_only, .dtype = dtype};
     check(kv_cache_create(ops, dev, &o, &m->cache, &err), &err);
     m->n_seq = n_seq, m->length = 0;
@@ -282,7 +287,8 @@ static void model_cache(struct model *m, int n_seq, int max_len) {
 }
 
 static void rmsnorm(struct model *m, size_t n, const float *add) {
-    ops->rmsnorm(dev, &(struct rmsnorm_args){.x = m->x, .add = add, .weight = m->norm, .eps = 1e-5f, .n_rows = n, .n_groups = 1, .n_cols = D_MODEL,
+    ops->rmsnorm(dev, &(struct rmsnorm_args){.x = m->x, .add = add, .weight = m->norm, .eps = 1e-5f, .n_rows = n,
+            .n_groups = 1, .n_cols = D_MODEL,
                                              .ld_x = D_MODEL, .out_act = m->act});
 }
 
@@ -295,21 +301,28 @@ static void attention(struct model *m, int l, size_t n) {
     struct kv_batch batch = {m->n_seq, m->slots, m->splits, m->pos0, m->ids};
     ops->score_random(dev, &batch, 1, l, N_KV_HEADS, m->u);
     ops->gate(dev, m->u, n * N_KV_HEADS, m->threshold, false, m->open);
-    struct attend_args a = {.cache = m->cache, .batch = batch, .layer = l, .q = q, .k = k, .v = v, .open = m->open, .n_rows = n,
-                            .n_heads = N_HEADS, .ld_qkv = LD_QKV, .scale = 0.125f, .out = m->act, .lse = m->stats ? m->lse : NULL};
+    struct attend_args a = {.cache = m->cache, .batch = batch, .layer = l, .q = q, .k = k, .v = v, .open = m->open,
+            .n_rows = n,
+                            .n_heads = N_HEADS, .ld_qkv = LD_QKV, .scale = 0.125f, .out = m->act,
+                            .lse = m->stats ? m->lse : NULL};
     ops->attend_cache(dev, &a);
     if (m->stats)
-        ops->attend_stats(dev, &(struct attend_stats_args){.attend = &a, .window = 128, .far_sum = m->sums, .sink_sum = m->sums + 200,
-                                                           .distance_sum = m->sums + 400, .bin_of_distance = m->bins, .n_bins = 32});
-    ops->kv_append(dev, &(struct kv_append_args){.cache = m->cache, .batch = batch, .layer = l, .k = k, .v = v, .open = m->open, .ld_kv = LD_QKV});
+        ops->attend_stats(dev, &(struct attend_stats_args){.attend = &a, .window = 128, .far_sum = m->sums,
+                .sink_sum = m->sums + 200,
+                                                           .distance_sum = m->sums + 400, .bin_of_distance = m->bins,
+                                                           .n_bins = 32});
+    ops->kv_append(dev, &(struct kv_append_args){.cache = m->cache, .batch = batch, .layer = l, .k = k, .v = v,
+            .open = m->open, .ld_kv = LD_QKV});
 }
 
 static void layer(struct model *m, int l, size_t n) {
     float *q = m->qkv, *k = q + N_HEADS * HEAD_DIM, *v = k + N_KV_HEADS * HEAD_DIM;
     rmsnorm(m, n, l ? m->delta : NULL);
     linear(m, m->q[l], n, q, LD_QKV), linear(m, m->k[l], n, k, LD_QKV), linear(m, m->v[l], n, v, LD_QKV);
-    ops->rope(dev, &(struct rope_args){.x = q, .pos = m->pos, .table = m->rope, .n_rows = n, .n_heads = N_HEADS, .head_dim = HEAD_DIM, .ld_x = LD_QKV});
-    ops->rope(dev, &(struct rope_args){.x = k, .pos = m->pos, .table = m->rope, .n_rows = n, .n_heads = N_KV_HEADS, .head_dim = HEAD_DIM, .ld_x = LD_QKV});
+    ops->rope(dev, &(struct rope_args){.x = q, .pos = m->pos, .table = m->rope, .n_rows = n, .n_heads = N_HEADS,
+            .head_dim = HEAD_DIM, .ld_x = LD_QKV});
+    ops->rope(dev, &(struct rope_args){.x = k, .pos = m->pos, .table = m->rope, .n_rows = n, .n_heads = N_KV_HEADS,
+            .head_dim = HEAD_DIM, .ld_x = LD_QKV});
     attention(m, l, n);
     linear(m, m->o[l], n, m->delta, D_MODEL);
     rmsnorm(m, n, m->delta);
@@ -372,7 +385,8 @@ static void bench_model(const struct yardstick *y) {
             model_cache(&m, 1, 2048);
             m.attention_only = true, m.stats = stats, m.loss = false;
             snprintf(name, sizeof name, "attention prefill 2048 chunk 512 %s%s", gates, stats ? " + stats" : "");
-            report(y, name, run_prefill, &(struct prefill){&m, 2048, 512}, N_LAYERS * 4.0 * 64 * N_HEADS * 2048.0 * 2049 / 2, 0);
+            report(y, name, run_prefill, &(struct prefill){&m, 2048, 512},
+            N_LAYERS * 4.0 * 64 * N_HEADS * 2048.0 * 2049 / 2, 0);
         }
         m.attention_only = m.stats = false, m.loss = true;
         for (int chunk = 128; chunk <= 2048; chunk *= 2) {
@@ -409,10 +423,14 @@ int main(int argc, char **argv) {
     check(ops->open(&options, &dev, &err), &err);
     omp_set_num_threads(ops->device_threads(dev));
     struct yardstick y = yardstick_make();
-    printf("# %s\nname,median_us,min_us,gflops,share_of_gemm,gbytes_s,share_of_read,gemm_gflops,read_gbytes_s\n", ops->device_describe(dev));
+    printf("# %s\nname,median_us,min_us,gflops,share_of_gemm,gbytes_s,share_of_read,gemm_gflops,read_gbytes_s\n",
+            ops->device_describe(dev));
     if (strcmp(what, "model") != 0) {
-        static const size_t shapes[][3] = {{1, 49152, 576}, {1, 1536, 576}, {1, 576, 1536}, {16, 49152, 576}, {16, 1536, 576},
-                                           {16, 576, 1536}, {64, 1536, 576}, {256, 192, 576}, {256, 576, 576}, {256, 1536, 576}, {256, 576, 1536}, {512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 2048, 2048}};
+        static const size_t shapes[][3] = {{1, 49152, 576}, {1, 1536, 576}, {1, 576, 1536}, {16, 49152, 576}, {16, 1536,
+                576},
+                                           {16, 576, 1536}, {64, 1536, 576}, {256, 192, 576}, {256, 576, 576}, {256,
+                                           1536, 576}, {256, 576, 1536}, {512, 576, 576}, {512, 1536, 576}, {512, 576,
+                                           1536}, {512, 2048, 2048}};
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             bench_products(&y, shapes[i][0], shapes[i][1], shapes[i][2]);
         bench_loss(&y, 512);
