@@ -26,6 +26,7 @@
 
 struct device; /* one opened backend: threads, scratch, queue, sticky error */
 struct weight; /* a matrix in the one layout that all its users read */
+struct train_ops;
 
 struct device_options {
     int n_threads;    /* 0 = as many as the machine has */
@@ -68,6 +69,7 @@ struct rope_args {
     const int32_t *pos;   /* (n_rows) */
     const float *table;   /* (n_pos, head_dim) f32: head_dim / 2 cosines, then as many sines, attention factor included */
     size_t n_rows, n_heads, head_dim, ld_x;
+    bool inverse;         /* rotate back: the gradient of the rotation */
 };
 
 /* Utility predictor: u = output(fc2 * act(fc1 * h + b1) + b2) (arXiv 2605.14037; method.md section 2).
@@ -239,6 +241,8 @@ struct ops {
     /* out (n_rows, vocab_size) f32 = softcap(x w^T) */
     void (*logits)(struct device *dev, const struct weight *w, const void *x, float softcap, size_t n_rows, float *out);
     void (*sample)(struct device *dev, const struct sample_args *a);
+
+    const struct train_ops *train; /* kernels/train_ops.h; NULL where the backend does not train */
 };
 
 const struct ops *ops_ref(void);   /* plain C, accumulates in double, one thread; F32, BF16 and F64 devices */
