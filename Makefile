@@ -37,7 +37,7 @@ CPPFLAGS += $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 LDLIBS  += $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lhdf5_hl -ldnnl -lm
 STD     := -std=c11 -fopenmp -ffp-contract=off
 
-LAYERS  := base kernels engine datasets analyze reports
+LAYERS  := base kernels engine train datasets analyze reports
 LIB_SRC := $(sort $(foreach d,$(LAYERS),$(shell find $(d) -name '*.c')))
 CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
