@@ -56,7 +56,7 @@ struct schedule {
     double threshold;           /* 0.5 */
 
     /* gates */
-    bool gates_sampled;     /* key "gates": "soft" (default) or "sampled" */
+    enum gate_mode gates;   /* of phase 1: "soft" (default) or "sampled" */
     double sample_clip;     /* 0.05: sampled with probabilities in [clip, 1 - clip] */
     double soft_frac;       /* 0.75: phase 1 lasts warmup_steps and this share of the cosine */
     int64_t anneal_steps;   /* 0 = min(500, a third of phase 2) */
@@ -78,7 +78,8 @@ struct schedule_key {
     const char *help; /* a phrase with the default */
     bool flag;        /* takes true or false */
 };
-const struct schedule_key *schedule_keys(size_t *n);
+size_t schedule_n_keys(void);
+const struct schedule_key *schedule_key(size_t i);
 
 /* Changes what the file or the text names, over what is there. ERR_INPUT names file, key, value and remedy: unknown keys,
  * wrong types, values out of range. On failure *s is undefined. */
@@ -89,7 +90,8 @@ int schedule_parse(const char *text, size_t n, const char *where, struct schedul
 int schedule_set(struct schedule *s, const char *key, const char *value, struct err *err);
 
 /* Values that contradict each other: ERR_INPUT at `where` (a file, or "" for the command line) with the remedy. Every other
- * function below demands a schedule that passed. */
+ * function below demands a schedule that passed. Under another policy than spkv the keys of predictor and gates have no
+ * effect, so that a dense twin is the same file with another policy. */
 int schedule_check(const struct schedule *s, const char *where, struct err *err);
 
 /* Canonical JSON: all keys in order, one a line, shortest decimal that reads back to the same value. */
@@ -118,16 +120,21 @@ struct schedule_point {
  * step. A pure function. */
 struct schedule_point schedule_at(const struct schedule *s, int64_t step);
 
-/* Feedback of the hard long-range density on the density term, part of a run's saved state. Per step the weight is
- * point.density_weight * factor; the factor is 1 for ever without target_density. */
+/* Feedback of the hard long-range density on the density term, part of a run's saved state. The weight of a step is
+ * point.density_weight * factor; the factor is 1 for ever without target_density. The goal falls from 1 in the first step to
+ * target_density in the middle of phase 1, so that gates close one after the other, and not all at once as soon as the
+ * first ones give way. With e = density - goal and n the steps of phase 1,
+ *     factor = exp(16 e + 80 / n * sum of e),   each e in the sum within +-0.1, factor within 1/100 to 100.
+ * The gains are from a simulation of gates under AdamW: see tests/test_schedule.c. */
 struct density_control {
     double factor;
-    double integral; /* sum of (density - target), in steps */
+    double sum;      /* of e */
+    int64_t n_steps; /* seen */
 };
 struct density_control density_control_start(void);
 
 /* After a step of phase 1 with `density`, the share of pairs beyond the window whose gate was open by the threshold (NaN:
- * none was beyond it, nothing changes). A pure function. */
+ * none was beyond it, the factor stays). A pure function. */
 struct density_control density_control_next(const struct schedule *s, struct density_control control, double density);
 
 #endif
