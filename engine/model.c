@@ -1,12 +1,11 @@
 #include "engine/model.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/file.h"
 #include "base/mem.h"
 #include "engine/lora.h"
+#include "engine/model_tensors.h"
 #include "engine/predictor.h"
 
 /* What every load needs. After the first failure `rc` is not OK and later loads do nothing. */
@@ -17,13 +16,7 @@ struct loader {
     struct model *model;
     struct err *err;
     int rc;
-    char prefix[64]; /* "model.layers.N." */
 };
-
-static const char *full_name(const struct loader *l, const char *name, char out[160]) {
-    snprintf(out, 160, "%s%s", l->prefix, name);
-    return out;
-}
 
 float *model_upload_real(const struct ops *ops, struct device *dev, const float *values, size_t n, struct err *err) {
     size_t size = real_size(ops, dev);
@@ -42,25 +35,21 @@ float *model_upload_real(const struct ops *ops, struct device *dev, const float 
     return out;
 }
 
-/* A vector of n elements, widened to f32 and uploaded. */
-static float *load_vector(struct loader *l, const char *name, size_t n) {
+/* A vector, widened to f32 and uploaded. */
+static void load_vector(struct loader *l, const struct model_tensor *t) {
     const struct tensor *tensor;
-    char full[160];
-    float *wide, *out = NULL;
-    if (l->rc != OK ||
-        (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 1, n, 0, &tensor, l->err)) != OK ||
+    float *wide;
+    if ((l->rc = checkpoint_require(l->checkpoint, t->name, 1, t->n_cols, 0, &tensor, l->err)) != OK ||
         (l->rc = tensor_check_finite(tensor, l->err)) != OK)
-        return NULL;
-    if (!(wide = mem_alloc(n, sizeof *wide, full, l->err))) {
+        return;
+    if (!(wide = mem_alloc(t->n_cols, sizeof *wide, t->name, l->err))) {
         l->rc = ERR_MEMORY;
-        return NULL;
+        return;
     }
-    for (size_t i = 0; i < n; i++)
-        wide[i] = (float)dtype_load(tensor->data, tensor->dtype, i);
-    if (!(out = model_upload_real(l->ops, l->dev, wide, n, l->err)))
+    tensor_to_f32(tensor, wide);
+    if (!(*t->vector = model_upload_real(l->ops, l->dev, wide, t->n_cols, l->err)))
         l->rc = ERR_MEMORY;
     free(wide);
-    return out;
 }
 
 /* A mapped matrix: bytes that the device copied are not needed any more. */
@@ -90,63 +79,20 @@ static struct weight *prepare_owned(struct loader *l, float **data, size_t n_row
     return out;
 }
 
-static struct weight *load_matrix(struct loader *l, const char *name, size_t n_rows, size_t n_cols) {
+static void load_matrix(struct loader *l, const struct model_tensor *t) {
     const struct tensor *tensor;
-    struct weight *out = NULL;
     float *merged = NULL;
-    char full[160];
-    if (l->rc != OK ||
-        (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 2, n_rows, n_cols, &tensor, l->err)) != OK ||
+    if ((l->rc = checkpoint_require(l->checkpoint, t->name, 2, t->n_rows, t->n_cols, &tensor, l->err)) != OK ||
         (l->rc = tensor_check_finite(tensor, l->err)) != OK ||
-        (l->rc = lora_merge(l->checkpoint, full, n_rows, n_cols, &merged, l->err)) != OK)
-        return NULL;
+        (l->rc = lora_merge(l->checkpoint, t->name, t->n_rows, t->n_cols, &merged, l->err)) != OK)
+        return;
     if (merged)
-        out = prepare_owned(l, &merged, n_rows, n_cols, WEIGHT_COMPUTE);
+        *t->weight = prepare_owned(l, &merged, t->n_rows, t->n_cols, WEIGHT_COMPUTE);
     else
-        out = prepare_mapped(l, &(struct host_matrix){tensor->data, tensor->dtype, n_rows, n_cols});
-    if (out)
-        l->model->weight_bytes += l->ops->weight_bytes(out);
+        *t->weight = prepare_mapped(l, &(struct host_matrix){tensor->data, tensor->dtype, t->n_rows, t->n_cols});
+    if (*t->weight)
+        l->model->weight_bytes += l->ops->weight_bytes(*t->weight);
     free(merged);
-    return out;
-}
-
-static float *load_bias(struct loader *l, bool wanted, const char *name, size_t n) {
-    return wanted ? load_vector(l, name, n) : NULL;
-}
-
-static void load_attention(struct loader *l, struct model_layer *w) {
-    const struct model_config *c = l->model->config;
-    size_t d = (size_t)c->d_model, n_q = (size_t)c->n_heads * (size_t)c->head_dim,
-           n_kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    w->attention_norm = load_vector(l, "input_layernorm.weight", d);
-    w->q = load_matrix(l, "self_attn.q_proj.weight", n_q, d);
-    w->k = load_matrix(l, "self_attn.k_proj.weight", n_kv, d);
-    w->v = load_matrix(l, "self_attn.v_proj.weight", n_kv, d);
-    w->o = load_matrix(l, "self_attn.o_proj.weight", d, n_q);
-    w->q_bias = load_bias(l, c->qkv_bias, "self_attn.q_proj.bias", n_q);
-    w->k_bias = load_bias(l, c->qkv_bias, "self_attn.k_proj.bias", n_kv);
-    w->v_bias = load_bias(l, c->qkv_bias, "self_attn.v_proj.bias", n_kv);
-    w->o_bias = load_bias(l, c->o_bias, "self_attn.o_proj.bias", d);
-    w->q_norm = load_bias(l, c->qk_norm, "self_attn.q_norm.weight", (size_t)c->head_dim);
-    w->k_norm = load_bias(l, c->qk_norm, "self_attn.k_norm.weight", (size_t)c->head_dim);
-}
-
-static void load_mlp(struct loader *l, struct model_layer *w) {
-    const struct model_config *c = l->model->config;
-    size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn;
-    if (c->sandwich_norms) {
-        w->attention_post_norm = load_vector(l, "post_attention_layernorm.weight", d);
-        w->ffn_norm = load_vector(l, "pre_feedforward_layernorm.weight", d);
-        w->ffn_post_norm = load_vector(l, "post_feedforward_layernorm.weight", d);
-    } else {
-        w->ffn_norm = load_vector(l, "post_attention_layernorm.weight", d);
-    }
-    w->gate = load_matrix(l, "mlp.gate_proj.weight", d_ffn, d);
-    w->up = load_matrix(l, "mlp.up_proj.weight", d_ffn, d);
-    w->down = load_matrix(l, "mlp.down_proj.weight", d, d_ffn);
-    w->gate_bias = load_bias(l, c->mlp_bias, "mlp.gate_proj.bias", d_ffn);
-    w->up_bias = load_bias(l, c->mlp_bias, "mlp.up_proj.bias", d_ffn);
-    w->down_bias = load_bias(l, c->mlp_bias, "mlp.down_proj.bias", d);
 }
 
 static float *upload_predictor_vector(struct loader *l, const float *data, size_t n) {
@@ -156,13 +102,13 @@ static float *upload_predictor_vector(struct loader *l, const float *data, size_
     return out;
 }
 
-static void load_predictor(struct loader *l, int layer, struct model_layer *w) {
+static void load_predictor(struct loader *l, int layer) {
     const struct model_config *c = l->model->config;
+    struct model_layer *w = &l->model->layers[layer];
     struct predictor_layer p = {0};
-    if (l->rc != OK || !l->model->predictor || c->layers[layer].sliding_window > 0)
+    if (c->layers[layer].sliding_window > 0 || (l->rc = predictor_layer_read(l->checkpoint, layer, &p, l->err)) != OK)
         return;
-    if ((l->rc = predictor_layer_read(l->checkpoint, layer, &p, l->err)) != OK)
-        return;
+    w->predictor_hidden = p.hidden;
     w->fc1 = prepare_owned(l, &p.fc1, p.hidden, (size_t)c->d_model, WEIGHT_F32);
     w->b1 = upload_predictor_vector(l, p.b1, p.hidden);
     w->fc2 = prepare_owned(l, &p.fc2, (size_t)c->n_kv_heads, p.hidden, WEIGHT_F32);
@@ -172,18 +118,19 @@ static void load_predictor(struct loader *l, int layer, struct model_layer *w) {
 
 static void load_all(struct loader *l) {
     struct model *m = l->model;
-    size_t d = (size_t)m->config->d_model, vocab = (size_t)m->config->vocab_size;
-    m->embed = load_matrix(l, "model.embed_tokens.weight", vocab, d);
-    m->final_norm = load_vector(l, "model.norm.weight", d);
-    m->lm_head = m->config->tie_embeddings ? m->embed : load_matrix(l, "lm_head.weight", vocab, d);
-    if (!m->config->tie_embeddings && m->embed)
-        m->weight_bytes -= l->ops->weight_bytes(m->embed); /* one row of it is read, not the table */
-    for (int i = 0; i < m->config->n_layers && l->rc == OK; i++) {
-        snprintf(l->prefix, sizeof l->prefix, "model.layers.%d.", i);
-        load_attention(l, &m->layers[i]);
-        load_mlp(l, &m->layers[i]);
-        load_predictor(l, i, &m->layers[i]);
+    for (size_t i = 0; i < model_n_tensors(m) && l->rc == OK; i++) {
+        struct model_tensor t = model_tensor_at(m, i);
+        if (t.present && t.vector)
+            load_vector(l, &t);
+        else if (t.present)
+            load_matrix(l, &t);
     }
+    if (m->config->tie_embeddings)
+        m->lm_head = m->embed;
+    else if (m->embed)
+        m->weight_bytes -= l->ops->weight_bytes(m->embed); /* one row of it is read, not the table */
+    for (int i = 0; m->predictor && i < m->config->n_layers && l->rc == OK; i++)
+        load_predictor(l, i);
 }
 
 int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struct device *dev, struct model **out,
@@ -211,27 +158,25 @@ int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struc
     return l.rc;
 }
 
-static void free_layer(const struct model *m, struct model_layer *w) {
-    float *vectors[] = {w->attention_norm, w->attention_post_norm, w->ffn_norm, w->ffn_post_norm, w->q_norm, w->k_norm,
-                        w->q_bias, w->k_bias, w->v_bias, w->o_bias, w->gate_bias, w->up_bias, w->down_bias, w->b1, w->b2};
-    struct weight *matrices[] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down, w->fc1, w->fc2};
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-        m->ops->mem_free(m->dev, vectors[i]);
-    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
-        if (matrices[i])
-            m->ops->weight_free(m->dev, matrices[i]);
+static void free_tensors(struct model *m) {
+    if (m->config->tie_embeddings)
+        m->lm_head = NULL; /* the embedding once more */
+    for (size_t i = 0; i < model_n_tensors(m); i++) {
+        struct model_tensor t = model_tensor_at(m, i);
+        if (t.vector) {
+            m->ops->mem_free(m->dev, *t.vector);
+            *t.vector = NULL; /* two entries may share a place */
+        } else if (*t.weight) {
+            m->ops->weight_free(m->dev, *t.weight);
+        }
+    }
 }
 
 void model_free(struct model *m) {
     if (!m)
         return;
-    for (int i = 0; m->layers && i < m->config->n_layers; i++)
-        free_layer(m, &m->layers[i]);
-    if (m->lm_head && m->lm_head != m->embed)
-        m->ops->weight_free(m->dev, m->lm_head);
-    if (m->embed)
-        m->ops->weight_free(m->dev, m->embed);
-    m->ops->mem_free(m->dev, m->final_norm);
+    if (m->layers)
+        free_tensors(m);
     for (size_t i = 0; i < m->n_owned; i++)
         free(m->owned[i]);
     free(m->owned);

@@ -21,6 +21,7 @@ struct model_layer {
     float *gate_bias, *up_bias, *down_bias;
     struct weight *fc1, *fc2;             /* predictor, see struct predict_args; NULL where it has none */
     float *b1, *b2;
+    size_t predictor_hidden;              /* columns of fc2 */
 };
 
 struct model {
