@@ -1,6 +1,8 @@
 #include "train/schedule.h"
 
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 struct schedule schedule_default(void) {
@@ -30,7 +32,7 @@ struct schedule schedule_default(void) {
     };
 }
 
-/* --- derived values ---------------------------------------------------------------------------------------------------- */
+/* --- derived values --------------------------------------------------------------------------------------------------- */
 
 bool schedule_gated(const struct schedule *s) {
     size_t n = strcspn(s->policy, ":");
@@ -84,7 +86,118 @@ struct schedule_point schedule_at(const struct schedule *s, int64_t step) {
     return point;
 }
 
-/* --- feedback on the density --------------------------------------------------------------------------------------------- */
+/* --- contradictions --------------------------------------------------------------------------------------------------- */
+
+/* True when the policy's text sets a key that the schedule has too. */
+static bool policy_sets(const struct schedule *s, const char *key) {
+    size_t n = strlen(key);
+    for (const char *p = strpbrk(s->policy, ":,"); p; p = strpbrk(p + 1, ":,"))
+        if (strncmp(p + 1, key, n) == 0 && p[1 + n] == '=')
+            return true;
+    return false;
+}
+
+struct checker {
+    const struct schedule *s;
+    const char *where;
+    struct err *err;
+};
+
+static int refuse(const struct checker *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static int refuse(const struct checker *c, const char *format, ...) {
+    char message[sizeof c->err->message];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return err_set(c->err, ERR_INPUT, c->where, "%s", message);
+}
+
+static int check_run(const struct checker *c) {
+    const struct schedule *s = c->s;
+    if (s->steps == 0)
+        return refuse(c, "\"steps\" is missing: say how many steps the run has");
+    if (s->warmup_steps >= s->steps)
+        return refuse(c, "\"warmup_steps\" is %lld, but \"steps\" is %lld: the rate would never fall. Give fewer of them",
+                      (long long)s->warmup_steps, (long long)s->steps);
+    if (s->sequences % s->accumulation != 0)
+        return refuse(c, "\"accumulation\" is %d, but \"sequences\" is %d: give a divisor, so that micro-batches are equal",
+                      s->accumulation, s->sequences);
+    if (s->policy[0] == 0)
+        return refuse(c, "\"policy\" is \"\": name one, such as spkv or full");
+    if (!schedule_gated(s) && s->trained == TRAIN_PREDICTOR)
+        return refuse(c, "\"trained\" is \"predictor\", but under \"policy\" \"%s\" no predictor acts, so that nothing would "
+                         "be trained: use policy spkv", s->policy);
+    return OK;
+}
+
+static int check_predictor(const struct checker *c) {
+    const struct schedule *s = c->s;
+    const char *key = policy_sets(s, "window") ? "window" : policy_sets(s, "threshold") ? "threshold" : NULL;
+    if (key)
+        return refuse(c, "\"policy\" is \"%s\": give \"%s\" as a key of the schedule, which is saved with the predictor",
+                      s->policy, key);
+    if (s->window >= s->context_len)
+        return refuse(c, "\"window\" is %d, but \"context_len\" is %d: no pair would ever leave the window. Give longer "
+                         "sequences or a smaller window", s->window, s->context_len);
+    if (s->predictor_hidden > 0 && s->predictor_kind != PREDICTOR_TRUNK)
+        return refuse(c, "\"predictor_hidden\" is %d, but \"predictor_kind\" has no hidden layer: leave one of them out",
+                      s->predictor_hidden);
+    if (s->gates == GATES_SAMPLED && s->sample_clip >= 0.5)
+        return refuse(c, "\"sample_clip\" is %g, so that every gate would be open with probability 1/2: give less than 0.5",
+                      s->sample_clip);
+    return OK;
+}
+
+/* Blend 1 must be reached before the last step: the model has to see hard gates. */
+static int check_phases(const struct checker *c) {
+    const struct schedule *s = c->s;
+    long long phase_2 = s->steps - schedule_soft_steps(s), anneal = schedule_anneal_steps(s);
+    if (s->anneal_steps > 0 && s->trained == TRAIN_PREDICTOR)
+        return refuse(c, "\"anneal_steps\" is %lld, but \"trained\" is \"predictor\": model and predictor would both be "
+                         "frozen in phase 2, so there is none. Leave it out", anneal);
+    if (s->anneal_steps > 0 && s->gates == GATES_SAMPLED)
+        return refuse(c, "\"anneal_steps\" is %lld, but \"gates\" is \"sampled\": sampled gates are hard already and are not "
+                         "annealed. Leave it out", anneal);
+    if (s->trained == TRAIN_PREDICTOR || anneal < phase_2)
+        return OK;
+    if (s->anneal_steps > 0 && phase_2 > 1)
+        return refuse(c, "\"anneal_steps\" is %lld, but phase 2 has %lld of the %lld steps (\"soft_frac\" %g): the gates "
+                         "would not be hard before the last step. Give at most %lld", anneal, phase_2, (long long)s->steps,
+                      s->soft_frac, phase_2 - 1);
+    return refuse(c, "\"soft_frac\" is %g, which leaves %lld of %lld \"steps\" to phase 2: the gates would not be hard before "
+                     "the last step. Lower it, or give more steps", s->soft_frac, phase_2, (long long)s->steps);
+}
+
+static int check_density(const struct checker *c) {
+    const struct schedule *s = c->s;
+    long long soft = schedule_soft_steps(s), ramp = s->density_ramp_steps;
+    if (s->density_weight <= 0 && s->target_density > 0)
+        return refuse(c, "\"target_density\" is %g, but \"density_weight\" is 0: give the weight to start from, such as 0.03",
+                      s->target_density);
+    if (s->density_weight <= 0 && ramp > 0)
+        return refuse(c, "\"density_ramp_steps\" is %lld, but \"density_weight\" is 0: give a weight, or leave the ramp out",
+                      ramp);
+    if (s->density_weight > 0 && soft == 0)
+        return refuse(c, "\"density_weight\" is %g, but \"soft_frac\" is %g: the predictor would never be trained. Raise "
+                         "soft_frac, or leave the weight out", s->density_weight, s->soft_frac);
+    if (ramp > soft)
+        return refuse(c, "\"density_ramp_steps\" is %lld, but phase 1 has %lld steps, after which the predictor is frozen: "
+                         "give a shorter ramp", ramp, soft);
+    return OK;
+}
+
+int schedule_check(const struct schedule *s, const char *where, struct err *err) {
+    const struct checker c = {s, where, err};
+    int rc = check_run(&c);
+    if (rc != OK || !schedule_gated(s))
+        return rc;
+    if ((rc = check_predictor(&c)) == OK && (rc = check_phases(&c)) == OK)
+        rc = check_density(&c);
+    return rc;
+}
+
+/* --- feedback on the density ------------------------------------------------------------------------------------------ */
 
 struct density_control density_control_start(void) {
     return (struct density_control){.factor = 1};
