@@ -17,7 +17,7 @@ int init_model(const char *config, const char *tokenizer_dir, uint64_t seed, con
 
 /* Writes spkv_config.json and spkv.safetensors into `dir` (made when absent; init_model's directory is as good as one of
  * its own): for every layer without a sliding window of its own a predictor as the schedule says, fc1
- * N(0, 1 / sqrt(d_model)), fc2 N(0, 0.01 / sqrt(inputs)), b1 0, b2 start_bias. */
-int init_predictor(const struct model_config *model, const struct schedule *schedule, const char *dir, struct err *err);
+ * N(0, 1 / sqrt(d_model)), fc2 N(0, 0.1 / sqrt(inputs)), b1 0, b2 start_bias. */
+int init_predictor(const struct model_config *config, const struct schedule *schedule, const char *dir, struct err *err);
 
 #endif

@@ -98,6 +98,9 @@ int schedule_check(const struct schedule *s, const char *where, struct err *err)
 void schedule_format(const struct schedule *s, struct str *out);
 int schedule_write(const struct schedule *s, const char *path, struct err *err);
 
+/* The value of a key as it stands in the file: "0.0002", "\"soft\"". */
+void schedule_format_value(const struct schedule *s, const char *key, struct str *out);
+
 /* The first key that differs, NULL when none does. Keys that do not change what is computed (eval_every, save_every,
  * recompute) count only when `all`. */
 const char *schedule_difference(const struct schedule *a, const struct schedule *b, bool all);

@@ -330,6 +330,12 @@ void schedule_format(const struct schedule *s, struct str *out) {
     str_puts(out, "\n}\n");
 }
 
+void schedule_format_value(const struct schedule *s, const char *key, struct str *out) {
+    const struct field *f = find_field(key);
+    ASSERT(f);
+    put_value(s, f, out);
+}
+
 int schedule_write(const struct schedule *s, const char *path, struct err *err) {
     struct str text = {0};
     schedule_format(s, &text);
