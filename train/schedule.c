@@ -126,8 +126,8 @@ static int check_run(const struct checker *c) {
     if (s->policy[0] == 0)
         return refuse(c, "\"policy\" is \"\": name one, such as spkv or full");
     if (!schedule_gated(s) && s->trained == TRAIN_PREDICTOR)
-        return refuse(c, "\"trained\" is \"predictor\", but under \"policy\" \"%s\" no predictor acts, so that nothing would "
-                         "be trained: use policy spkv", s->policy);
+        return refuse(c, "\"trained\" is \"predictor\", but under \"policy\" \"%s\" no predictor acts, so that nothing "
+                         "would be trained: use policy spkv", s->policy);
     return OK;
 }
 
@@ -157,23 +157,23 @@ static int check_phases(const struct checker *c) {
         return refuse(c, "\"anneal_steps\" is %lld, but \"trained\" is \"predictor\": model and predictor would both be "
                          "frozen in phase 2, so there is none. Leave it out", anneal);
     if (s->anneal_steps > 0 && s->gates == GATES_SAMPLED)
-        return refuse(c, "\"anneal_steps\" is %lld, but \"gates\" is \"sampled\": sampled gates are hard already and are not "
-                         "annealed. Leave it out", anneal);
+        return refuse(c, "\"anneal_steps\" is %lld, but \"gates\" is \"sampled\": sampled gates are hard already and are "
+                         "not annealed. Leave it out", anneal);
     if (s->trained == TRAIN_PREDICTOR || anneal < phase_2)
         return OK;
     if (s->anneal_steps > 0 && phase_2 > 1)
         return refuse(c, "\"anneal_steps\" is %lld, but phase 2 has %lld of the %lld steps (\"soft_frac\" %g): the gates "
                          "would not be hard before the last step. Give at most %lld", anneal, phase_2, (long long)s->steps,
                       s->soft_frac, phase_2 - 1);
-    return refuse(c, "\"soft_frac\" is %g, which leaves %lld of %lld \"steps\" to phase 2: the gates would not be hard before "
-                     "the last step. Lower it, or give more steps", s->soft_frac, phase_2, (long long)s->steps);
+    return refuse(c, "\"soft_frac\" is %g, which leaves %lld of %lld \"steps\" to phase 2: the gates would not be hard "
+                     "before the last step. Lower it, or give more steps", s->soft_frac, phase_2, (long long)s->steps);
 }
 
 static int check_density(const struct checker *c) {
     const struct schedule *s = c->s;
     long long soft = schedule_soft_steps(s), ramp = s->density_ramp_steps;
     if (s->density_weight <= 0 && s->target_density > 0)
-        return refuse(c, "\"target_density\" is %g, but \"density_weight\" is 0: give the weight to start from, such as 0.03",
+        return refuse(c, "\"target_density\" is %g, but \"density_weight\" is 0: give the weight to start from (0.03)",
                       s->target_density);
     if (s->density_weight <= 0 && ramp > 0)
         return refuse(c, "\"density_ramp_steps\" is %lld, but \"density_weight\" is 0: give a weight, or leave the ramp out",

@@ -3,7 +3,8 @@
  *   config.json                  the source's, with "spkv" (or, without predictor, "trained_with") and "dtype"
  *   model.safetensors            all tensors, predictor included, in the dtype asked for
  *   tokenizer.json ...           copied from the source
- *   training_state.safetensors   f32: NAME.master, NAME.m, NAME.v of every parameter; metadata: schedule, progress
+ *   training_state.safetensors   f32: NAME.master, NAME.m, NAME.v of every parameter
+ *   training_state.json          schedule, progress, hash of the base model
  *
  * or, when only the predictor is trained, spkv_config.json and spkv.safetensors (formats.md section 2) in place of the first
  * three. transformers and spkv load the directory like any other.
