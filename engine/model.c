@@ -7,6 +7,7 @@
 #include "engine/lora.h"
 #include "engine/model_tensors.h"
 #include "engine/predictor.h"
+#include "engine/rope.h"
 
 /* What every load needs. After the first failure `rc` is not OK and later loads do nothing. */
 struct loader {
@@ -33,6 +34,22 @@ float *model_upload_real(const struct ops *ops, struct device *dev, const float 
     }
     free(wide);
     return out;
+}
+
+int model_upload_rope(const struct model *m, size_t n_pos, float *out[2], struct err *err) {
+    const struct model_config *c = m->config;
+    float *table = NULL;
+    size_t n;
+    int rc = OK;
+    if (!size_mul(n_pos, (size_t)c->head_dim, &n) || !(table = mem_alloc(n, sizeof *table, "RoPE tables", err)))
+        rc = err_memory(err, "RoPE tables", n_pos);
+    for (int i = 0; i < c->n_rope && rc == OK; i++) {
+        rc = rope_table(&c->rope[i], c->head_dim, c->max_positions, n_pos, table, err);
+        if (rc == OK && !(out[i] = model_upload_real(m->ops, m->dev, table, n, err)))
+            rc = ERR_MEMORY;
+    }
+    free(table);
+    return rc;
 }
 
 /* A vector, widened to f32 and uploaded. */
@@ -182,54 +199,4 @@ void model_free(struct model *m) {
     free(m->owned);
     free(m->layers);
     free(m);
-}
-
-/* One device array of n items of `size` bytes per row; sticky failure in *rc. */
-static void *work_array(const struct model *m, size_t max_rows, size_t n, size_t size, bool *failed) {
-    size_t n_bytes;
-    void *out = NULL;
-    if (!*failed && size_mul(max_rows, n, &n_bytes) && size_mul(n_bytes, size, &n_bytes))
-        out = m->ops->mem_alloc(m->dev, n_bytes);
-    if (!out)
-        *failed = true;
-    return out;
-}
-
-int activations_create(const struct model *m, size_t max_rows, bool attention_stats, struct activations *a,
-                       struct err *err) {
-    const struct model_config *c = m->config;
-    size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn, head_dim = (size_t)c->head_dim,
-           real = real_size(m->ops, m->dev);
-    size_t n_q = (size_t)c->n_heads * head_dim, n_gates = (size_t)c->n_layers * (size_t)c->n_kv_heads;
-    size_t act = dtype_size(m->ops->device_dtype(m->dev)), widest = d_ffn > n_q ? d_ffn : n_q;
-    bool failed = false;
-    *a = (struct activations){.max_rows = max_rows};
-    if (widest < d)
-        widest = d;
-    a->ids = work_array(m, max_rows, 1, sizeof *a->ids, &failed);
-    a->pos = work_array(m, max_rows, 1, sizeof *a->pos, &failed);
-    a->x = work_array(m, max_rows, d, real, &failed);
-    a->delta = work_array(m, max_rows, d, real, &failed);
-    a->h = work_array(m, max_rows, d, real, &failed);
-    a->act = work_array(m, max_rows, widest, act, &failed);
-    a->qkv = work_array(m, max_rows, n_q + 2 * (size_t)c->n_kv_heads * head_dim, real, &failed);
-    a->gate_up = work_array(m, max_rows, 2 * d_ffn, real, &failed);
-    a->utility = work_array(m, max_rows, n_gates, real, &failed);
-    a->open = work_array(m, max_rows, n_gates, 1, &failed);
-    a->final = work_array(m, max_rows, d, act, &failed);
-    if (attention_stats)
-        a->lse = work_array(m, max_rows, (size_t)c->n_heads, real, &failed);
-    if (!failed)
-        return OK;
-    activations_free(m, a);
-    int rc = m->ops->sync(m->dev, err);
-    return rc != OK ? rc : err_memory(err, "activations", SIZE_MAX);
-}
-
-void activations_free(const struct model *m, struct activations *a) {
-    void *arrays[] = {a->ids, a->pos,     a->x,       a->delta, a->h,   a->act,
-                      a->qkv, a->gate_up, a->utility, a->open,  a->lse, a->final};
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
-        m->ops->mem_free(m->dev, arrays[i]);
-    *a = (struct activations){0};
 }
