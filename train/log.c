@@ -50,8 +50,8 @@ static int find_end(const char *path, const char *columns, int64_t step, size_t 
         if (map.size >= n_columns && memcmp(map.data, columns, n_columns) == 0)
             *n_kept = kept_bytes(map.data, map.size, step);
         else
-            rc = err_set(err, ERR_INPUT, path, "the first line is not that of this program's log: move the file away, so that "
-                                               "the run can write it anew");
+            rc = err_set(err, ERR_INPUT, path, "the first line is not that of this log: move the file away, so that the run "
+                                               "can write it anew");
     }
     file_map_close(&map);
     return rc;
