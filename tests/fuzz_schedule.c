@@ -47,10 +47,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     ASSERT(rc == OK ? err.code == OK : err.code == rc && err.message[0]);
     if (rc != OK)
         return 0;
-    again(&s);
     rc = schedule_check(&s, "fuzz", &err);
     ASSERT(rc == OK ? err.code == OK : err.code == rc && err.message[0]);
-    if (rc == OK)
+    if (rc == OK) {
         use(&s);
+        again(&s);
+    }
     return 0;
 }

@@ -141,16 +141,27 @@ static char *folder_of(const char *path, struct err *err) {
     return name == path ? mem_strdup(".", err) : mem_strndup(path, (size_t)(name - path), err);
 }
 
+/* config.json of a model without predictor and history. */
+static int write_config(json_t *object, const char *dir, struct err *err) {
+    char *path = file_join(dir, "config.json", err);
+    int rc = path ? OK : ERR_MEMORY;
+    json_object_del(object, "spkv");
+    json_object_del(object, "trained_with");
+    json_object_del(object, "torch_dtype"); /* the older name of "dtype" */
+    if (rc == OK && json_object_set_new(object, "dtype", json_string("float32")) != 0)
+        rc = err_memory(err, "config.json", 1024);
+    if (rc == OK)
+        rc = json_write_file(object, path, err);
+    free(path);
+    return rc;
+}
+
 static int copy_files(const char *config, const char *tokenizer_dir, const char *dir, struct err *err) {
     char *folder = tokenizer_dir ? mem_strdup(tokenizer_dir, err) : folder_of(config, err);
-    char *path = file_join(dir, "config.json", err);
-    int rc = folder && path ? file_copy(config, path, err) : ERR_MEMORY;
-    if (rc == OK)
-        rc = copy_where_present(folder, "tokenizer.json", dir, err);
+    int rc = folder ? copy_where_present(folder, "tokenizer.json", dir, err) : ERR_MEMORY;
     if (rc == OK)
         rc = copy_where_present(folder, "generation_config.json", dir, err);
     free(folder);
-    free(path);
     return rc;
 }
 
@@ -169,6 +180,8 @@ int init_model(const char *config_path, const char *tokenizer_dir, uint64_t seed
         rc = write_weights(&config, range, seed, dir, err);
     if (rc == OK)
         rc = copy_files(config_path, tokenizer_dir, dir, err);
+    if (rc == OK)
+        rc = write_config(object, dir, err);
     model_config_free(&config);
     json_decref(object);
     return rc;

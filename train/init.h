@@ -9,10 +9,10 @@
 #include "engine/config.h"
 #include "train/schedule.h"
 
-/* Writes a Hugging Face directory (config.json copied, model.safetensors in f32) with random weights for the model of the
- * file `config`: matrices N(0, initializer_range), norms 1 (0 where the norm is 1 + weight), biases 0. A value is a pure
- * function of the seed, its tensor's name and its place in it. tokenizer.json and generation_config.json are copied from
- * `tokenizer_dir` where they exist (NULL: the directory of `config`). ERR_INPUT for what engine/config.h refuses. */
+/* Writes a Hugging Face directory (config.json without "spkv", model.safetensors in f32) with random weights for the model
+ * of the file `config`: matrices N(0, initializer_range), norms 1 (0 where the norm is 1 + weight), biases 0. A value is a
+ * pure function of the seed, its tensor's name and its place in it. tokenizer.json and generation_config.json are copied
+ * from `tokenizer_dir` where they exist (NULL: the directory of `config`). ERR_INPUT for what engine/config.h refuses. */
 int init_model(const char *config, const char *tokenizer_dir, uint64_t seed, const char *dir, struct err *err);
 
 /* Writes spkv_config.json and spkv.safetensors into `dir` (made when absent; init_model's directory is as good as one of

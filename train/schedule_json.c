@@ -162,7 +162,7 @@ static void store_int(struct schedule *s, const struct field *f, int64_t value) 
 }
 
 static bool assign_number(struct schedule *s, const struct field *f, const json_t *value) {
-    double x = json_number_value(value);
+    double x = json_number_value(value) + 0.0; /* -0 becomes 0 */
     if (!json_is_number(value) || !(x >= f->min && x <= f->max) || (f->type == FIELD_INT && x != (double)(int64_t)x))
         return false;
     if (f->type == FIELD_INT)
