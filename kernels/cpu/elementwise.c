@@ -126,7 +126,7 @@ static INLINE void act_mul_row(const float *gate, const float *up, enum act act,
     float *out_f32 = out;
     if (act == ACT_GELU) {
         for (size_t i = 0; i < n; i++)
-            dtype_store(out, dtype, i, (double)(0.5f * gate[i] * (1.0f + erff(gate[i] * (float)M_SQRT1_2)) * up[i]));
+            dtype_store(out, dtype, i, (double)(gelu_f32(gate[i]) * up[i]));
     } else if (dtype == DTYPE_BF16) {
 #pragma omp simd
         for (size_t i = 0; i < n; i++)

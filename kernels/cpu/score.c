@@ -1,6 +1,4 @@
 /* Scores of pairs, and the gate that compares them. */
-#include <math.h>
-
 #include "base/rng.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/vmath.h"
@@ -18,7 +16,7 @@ static INLINE void activate_body(float *x, enum act act, size_t n, enum isa isa)
             x[i] = gelu_tanh_f32(x[i], isa);
     } else if (act == ACT_GELU) {
         for (size_t i = 0; i < n; i++)
-            x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * (float)M_SQRT1_2));
+            x[i] = gelu_f32(x[i]);
     }
 }
 
@@ -36,7 +34,7 @@ static TARGET_AVX512 void activate_avx512(float *x, enum act act, size_t n) {
 }
 #endif
 
-static void activate(struct device *dev, float *x, enum act act, size_t n) {
+void device_activate(struct device *dev, float *x, enum act act, size_t n) {
     static void (*const table[])(float *, enum act, size_t) = ISA_TABLE(activate);
 #pragma omp parallel num_threads(threads_for_bytes(dev, n * 16))
     {
@@ -57,7 +55,7 @@ void cpu_predict(struct device *dev, const struct predict_args *a) {
             return;
         product_run(dev, &(struct product){.w = a->fc1, .outputs = {0, hidden}, .x = a->h, .x_dtype = DTYPE_F32,
                                            .n_rows = a->n_rows, .bias = a->b1, .y = middle, .ld_y = hidden});
-        activate(dev, middle, a->act, a->n_rows * hidden);
+        device_activate(dev, middle, a->act, a->n_rows * hidden);
         product_run(dev, &(struct product){.w = a->fc2, .outputs = {0, a->n_kv_heads}, .x = middle, .x_dtype = DTYPE_F32,
                                            .n_rows = a->n_rows, .bias = a->b2, .y = a->u, .ld_y = a->n_kv_heads});
     } else {
