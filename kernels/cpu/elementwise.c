@@ -76,15 +76,16 @@ void cpu_rmsnorm(struct device *dev, const struct rmsnorm_args *a) {
 
 static INLINE void rope_body(const struct rope_args *a, struct range rows, enum isa isa) {
     size_t half = a->head_dim / 2;
+    float turn = a->inverse ? -1 : 1;
     for (size_t r = rows.begin; r < rows.end; r++) {
         const float *cosine = a->table + (size_t)a->pos[r] * a->head_dim, *sine = cosine + half;
         for (size_t h = 0; h < a->n_heads; h++) {
             float *first = a->x + r * a->ld_x + h * a->head_dim, *second = first + half;
 #pragma omp simd
             for (size_t i = 0; i < half; i++) {
-                float x = first[i], y = second[i];
-                first[i] = madd(x, cosine[i], -(y * sine[i]), isa);
-                second[i] = madd(y, cosine[i], x * sine[i], isa);
+                float x = first[i], y = second[i], s = turn * sine[i];
+                first[i] = madd(x, cosine[i], -(y * s), isa);
+                second[i] = madd(y, cosine[i], x * s, isa);
             }
         }
     }
