@@ -17,6 +17,7 @@ static const struct command commands[] = {
     {"show", cmd_show, "summary of a run file in the terminal"},
     {"report", cmd_report, "heatmaps, figures, tables and a page from run files"},
     {"recommend", cmd_recommend, "hybrid local-global layouts from a run file"},
+    {"train", cmd_train, "train a model and its utility predictor by next-token loss"},
     {"generate", cmd_generate, "continue a prompt"},
     {"info", cmd_info, "what a checkpoint is and what it needs"},
     {"bench", cmd_bench, "prefill and decode speed over context, batch and policy"},
