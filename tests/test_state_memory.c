@@ -1,6 +1,6 @@
-/* Starts, saved runs and logs with the k-th allocation failing, for every k: ERR_MEMORY, nothing leaked, the saved run whole.
- * The C library's allocator is replaced by one that counts; a sanitizer has its own, so those builds skip. jansson is left
- * out: its lexer (2.14) asserts when it cannot allocate. */
+/* Starts, saved runs and logs with the k-th allocation failing, for every k: ERR_MEMORY, nothing leaked. The C library's
+ * allocator is replaced by one that counts; a sanitizer has its own, so those builds skip. jansson is left out: its lexer
+ * (2.14) asserts when it cannot allocate. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
