@@ -57,7 +57,7 @@ static const struct tensor *expected_of(const struct check *c, const char *what)
     return safetensors_find(&c->expected, name);
 }
 
-/* --- gradients of utilities, which are seen only on their way to the predictor ---------------------------------------- */
+/* --- gradients of utilities, which are seen only on their way to the predictor ------------------------------------ */
 
 /* Between the trainer and a backend: hands predict_grad on after keeping what it was given. */
 static struct {
@@ -118,7 +118,7 @@ static void check_utilities(struct check *c) {
     assert_int_equal(at, 0);
 }
 
-/* --- gradients of parameters -------------------------------------------------------------------------------------------- */
+/* --- gradients of parameters -------------------------------------------------------------------------------------- */
 
 /* One parameter: the stored rows; what has no gradient in PyTorch has zeros here. */
 static void check_param(struct check *c, const struct param *param) {
@@ -153,7 +153,7 @@ static void check_gradients(struct check *c) {
                  want);
 }
 
-/* --- one mode ------------------------------------------------------------------------------------------------------------ */
+/* --- one mode ----------------------------------------------------------------------------------------------------- */
 
 /* Adds the gradients of sequences first .. first + n - 1 and returns their share of the loss. */
 static double add_gradients(struct check *c, int first, int n) {
