@@ -1,7 +1,8 @@
 /* model.h - the weights of a checkpoint on a device.
  *
- * A model is immutable and shared by its sessions. It borrows the checkpoint (mapped weights are used in place), the ops
- * and the device: free it before them. Pointers below are device memory unless they say host. */
+ * A model is shared by its sessions, and immutable but for a trainer (train/params.h). It borrows the checkpoint (mapped
+ * weights are used in place), the ops and the device: free it before them. Pointers below are device memory unless they say
+ * host. */
 #ifndef SPKV_ENGINE_MODEL_H
 #define SPKV_ENGINE_MODEL_H
 

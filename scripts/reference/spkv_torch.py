@@ -204,6 +204,7 @@ class SpkvModel:
         self.sliding = sliding_windows(config)
         self.policy, self.sequence = None, 0
         self.freeze_utilities = False  # no gradient to them
+        self.imposed_open = None       # (L, B, K, T) bool: open gates in place of those of the threshold
         self.utility = [None] * self.n_layers
         self.gate = [None] * self.n_layers
         model.set_attn_implementation("spkv_reference")
@@ -279,7 +280,7 @@ class SpkvModel:
         if u is None:
             raise ValueError(f"layer {layer} has no utility predictor: policy {p.name} cannot run")
         u = u.transpose(1, 2)
-        is_open = p.is_open(u)
+        is_open = p.is_open(u) if self.imposed_open is None else self.imposed_open[layer]
         if p.name == "random" or p.mode == "hard":
             return None, is_open
         if self.spkv.output != "sigmoid":
