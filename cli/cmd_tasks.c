@@ -23,7 +23,8 @@ struct tasks_options {
 static const struct argp_option argp_options[] = {
     {"count", 'n', "N", 0, "rows (100)", 0},
     {"seed", KEY_SEED, "S", 0, "of everything random (0)", 0},
-    {"items", KEY_ITEMS, "N", 0, "recall: facts, names, pairs or list entries in a row, 2 to 32 (8); palindrome: integers (32)", 0},
+    {"items", KEY_ITEMS, "N", 0,
+     "recall: facts, names, pairs or list entries in a row, 2 to 32 (8); palindrome: integers (32)", 0},
     {"text", KEY_TEXT, NULL, 0, "rows {\"text\"} that are scored as a whole, not {\"prompt\", \"completion\"}", 0},
     {"output", 'o', "FILE", 0, "write there instead of standard output", 0},
     {"force", KEY_FORCE, NULL, 0, "replace an existing FILE", 0},

@@ -4,8 +4,8 @@
  *
  *   " 41 87 12 Here the numbers end. ... Answer| 12 87 41"
  *
- * Under the tokenizer in datasets/palindrome every integer is one token, and so is every piece of the instruction. A row is a
- * pure function of seed and row number. */
+ * Under the tokenizer in datasets/palindrome every integer is one token, and so is every piece of the instruction. A row is
+ * a pure function of seed and row number. */
 #ifndef SPKV_DATASETS_PALINDROME_H
 #define SPKV_DATASETS_PALINDROME_H
 

@@ -156,12 +156,9 @@ static void test_same_bytes(void **state) {
     (void)state;
     char *text;
     size_t n;
-    generate(&(struct recall_options){.n_rows = 3, .seed = 5, .n_items = 2, .n_queries = 1, .n_fillers = 1}, &text, &n);
-    assert_string_equal(
-        text,
-        "{\"prompt\": \"The code of Ruth is 11. The code of Peter is 34. The green book went to the park. Remember the code of Peter. It is\", \"completion\": \" 34.\"}\n"
-        "{\"prompt\": \"Paul Brown is at the school. Mark Long is at the house. The green car ran to the school. Then Paul\", \"completion\": \" Brown came back home.\"}\n"
-        "{\"prompt\": \"Here is a list: cake, star. The old sock came to the forest. Here is the same list again:\", \"completion\": \" cake, star.\"}\n");
+    generate(&(struct recall_options){.n_rows = 1, .seed = 5, .n_items = 2, .n_queries = 1}, &text, &n);
+    assert_string_equal(text, "{\"prompt\": \"The code of Ruth is 11. The code of Peter is 34. Remember the code of Peter. It is\", "
+                              "\"completion\": \" 34.\"}""\n");
     free(text);
 }
 
@@ -175,7 +172,8 @@ static void test_limits_and_text(void **state) {
     assert_int_equal(count(text, ","), 2 * (RECALL_MAX_ITEMS - 1));
     assert_memory_equal(text, "{\"text\": ", 9);
     free(text);
-    generate(&(struct recall_options){.kind = RECALL_FACTS, .n_rows = 1, .n_items = RECALL_MIN_ITEMS, .n_queries = 1}, &text, &n);
+    generate(&(struct recall_options){.kind = RECALL_FACTS, .n_rows = 1, .n_items = RECALL_MIN_ITEMS, .n_queries = 1},
+             &text, &n);
     assert_int_equal(count(text, "The code of "), 2);
     free(text);
 }
