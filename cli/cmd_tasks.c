@@ -4,35 +4,72 @@
 
 #include "base/file.h"
 #include "cli/cli.h"
+#include "datasets/palindrome.h"
 #include "datasets/recall.h"
 
-enum { KEY_SEED = 0x100, KEY_KIND, KEY_ITEMS, KEY_FILLERS, KEY_TEXT, KEY_FORCE };
+enum { KEY_SEED = 0x100, KEY_KIND, KEY_ITEMS, KEY_FILLERS, KEY_QUERIES, KEY_INSTRUCTION, KEY_TEXT, KEY_FORCE };
+
+enum { NOT_GIVEN = -1 };
 
 struct tasks_options {
     const char *name, *output;
-    struct recall_options recall;
+    struct recall_options recall;         /* count, seed and text are those of every task */
+    struct palindrome_options palindrome;
+    int n_items;                          /* NOT_GIVEN: each task's own */
+    const char *of_recall, *of_palindrome; /* an option that only this task has, when one was given */
     bool force;
 };
 
 static const struct argp_option argp_options[] = {
     {"count", 'n', "N", 0, "rows (100)", 0},
     {"seed", KEY_SEED, "S", 0, "of everything random (0)", 0},
-    {"kind", KEY_KIND, "mixed|facts|names|copy", 0, "what has to be remembered (mixed: the three in turn)", 0},
-    {"items", KEY_ITEMS, "N", 0, "facts, names or list entries in a row, 2 to 32 (8)", 0},
-    {"fillers", KEY_FILLERS, "N", 0, "sentences between them and the question (8)", 0},
+    {"items", KEY_ITEMS, "N", 0,
+     "recall: facts, names, pairs or list entries in a row, 2 to 32 (8); palindrome: integers (32)", 0},
     {"text", KEY_TEXT, NULL, 0, "rows {\"text\"} that are scored as a whole, not {\"prompt\", \"completion\"}", 0},
     {"output", 'o', "FILE", 0, "write there instead of standard output", 0},
     {"force", KEY_FORCE, NULL, 0, "replace an existing FILE", 0},
+    {NULL, 0, NULL, 0, "recall", 1},
+    {"kind", KEY_KIND, "mixed|facts|names|copy|pairs|series", 0,
+     "what has to be remembered (mixed: facts, names, copy in turn)", 1},
+    {"fillers", KEY_FILLERS, "N", 0, "sentences between the items and the question (8)", 1},
+    {"queries", KEY_QUERIES, "N", 0,
+     "facts, names, pairs: items asked for in a row, the last one as the completion; at most all of them (1)", 1},
+    {NULL, 0, NULL, 0, "palindrome", 2},
+    {"instruction", KEY_INSTRUCTION, "N", 0, "tokens between the integers and their reversal (50)", 2},
     {0},
 };
 
 static enum recall_kind parse_kind(const struct argp_state *state, const char *arg) {
-    static const char *const names[] = {"mixed", "facts", "names", "copy"};
-    for (int i = 0; i < 4; i++)
+    static const char *const names[] = {"mixed", "facts", "names", "copy", "pairs", "series"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(arg, names[i]) == 0)
             return (enum recall_kind)i;
-    argp_error(state, "--kind: \"%s\" is not one of mixed, facts, names, copy", arg);
+    argp_error(state, "--kind: \"%s\" is not one of mixed, facts, names, copy, pairs, series", arg);
     return RECALL_MIXED;
+}
+
+static bool is_palindrome(const struct tasks_options *o) {
+    return strcmp(o->name, "palindrome") == 0;
+}
+
+/* What can only be judged once the task is known. */
+static void finish(struct tasks_options *o, const struct argp_state *state) {
+    if (!o->name)
+        argp_error(state, "which task? (recall, palindrome)");
+    if (!is_palindrome(o) && strcmp(o->name, "recall") != 0)
+        argp_error(state, "\"%s\" is not a task (recall, palindrome)", o->name);
+    const char *foreign = is_palindrome(o) ? o->of_recall : o->of_palindrome;
+    if (foreign)
+        argp_error(state, "--%s is no option of %s", foreign, o->name);
+    o->palindrome.n_rows = o->recall.n_rows;
+    o->palindrome.seed = o->recall.seed;
+    o->palindrome.plain_text = o->recall.plain_text;
+    if (o->n_items == NOT_GIVEN)
+        return;
+    if (!is_palindrome(o) && (o->n_items < RECALL_MIN_ITEMS || o->n_items > RECALL_MAX_ITEMS))
+        argp_error(state, "--items: \"%d\" is not a whole number from %d to %d", o->n_items, RECALL_MIN_ITEMS,
+                   RECALL_MAX_ITEMS);
+    o->recall.n_items = o->palindrome.n_items = o->n_items;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -41,26 +78,39 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case 'n': r->n_rows = (uint64_t)cli_parse_int(state, "count", arg, 1, LLONG_MAX); break;
     case KEY_SEED: r->seed = (uint64_t)cli_parse_int(state, "seed", arg, 0, LLONG_MAX); break;
-    case KEY_KIND: r->kind = parse_kind(state, arg); break;
-    case KEY_ITEMS: r->n_items = (int)cli_parse_int(state, "items", arg, RECALL_MIN_ITEMS, RECALL_MAX_ITEMS); break;
-    case KEY_FILLERS: r->n_fillers = (int)cli_parse_int(state, "fillers", arg, 0, RECALL_MAX_FILLERS); break;
+    case KEY_ITEMS: o->n_items = (int)cli_parse_int(state, "items", arg, 1, PALINDROME_MAX_ITEMS); break;
     case KEY_TEXT: r->plain_text = true; break;
     case 'o': o->output = arg; break;
     case KEY_FORCE: o->force = true; break;
+    case KEY_KIND:
+        r->kind = parse_kind(state, arg);
+        o->of_recall = "kind";
+        break;
+    case KEY_FILLERS:
+        r->n_fillers = (int)cli_parse_int(state, "fillers", arg, 0, RECALL_MAX_FILLERS);
+        o->of_recall = "fillers";
+        break;
+    case KEY_QUERIES:
+        r->n_queries = (int)cli_parse_int(state, "queries", arg, 1, RECALL_MAX_ITEMS);
+        o->of_recall = "queries";
+        break;
+    case KEY_INSTRUCTION:
+        o->palindrome.n_instruction = (int)cli_parse_int(state, "instruction", arg, 0, PALINDROME_MAX_INSTRUCTION);
+        o->of_palindrome = "instruction";
+        break;
     case ARGP_KEY_ARG:
         if (o->name)
             argp_error(state, "one task at a time");
         o->name = arg;
         break;
-    case ARGP_KEY_END:
-        if (!o->name)
-            argp_error(state, "which task? (recall)");
-        if (strcmp(o->name, "recall") != 0)
-            argp_error(state, "\"%s\" is not a task (recall)", o->name);
-        break;
+    case ARGP_KEY_END: finish(o, state); break;
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
+}
+
+static int write_rows(FILE *stream, const struct tasks_options *o, struct err *err) {
+    return is_palindrome(o) ? palindrome_write(stream, &o->palindrome, err) : recall_write(stream, &o->recall, err);
 }
 
 static int write_file(const struct tasks_options *o, struct err *err) {
@@ -68,7 +118,7 @@ static int write_file(const struct tasks_options *o, struct err *err) {
     int rc = file_check_free(o->output, o->force, err);
     if (rc != OK || (rc = file_out_open(&out, o->output, err)) != OK)
         return rc;
-    rc = recall_write(out.stream, &o->recall, err);
+    rc = write_rows(out.stream, o, err);
     if (rc == OK)
         return file_out_commit(&out, err);
     file_out_discard(&out);
@@ -77,16 +127,21 @@ static int write_file(const struct tasks_options *o, struct err *err) {
 
 int cmd_tasks(int argc, char **argv) {
     static const struct argp argp = {
-        argp_options, parse, "recall",
+        argp_options, parse, "recall|palindrome",
         "Writes generated tasks as JSON Lines, one row a line.\v"
         "recall: simple English in which the end of a row repeats something from its beginning: a fact (facts), a surname "
-        "(names), a list (copy). The same options give the same bytes on every machine.", NULL, NULL, NULL};
-    struct tasks_options options = {.recall = {.n_rows = 100, .n_items = 8, .n_fillers = 8}};
+        "(names), a list (copy), or, in invented words, a number (pairs) or a list (series).\n"
+        "palindrome: integers, an instruction, the integers in reverse order. Its tokenizer, one token for each, is that of "
+        "datasets/palindrome.\n"
+        "The same options give the same bytes on every machine.", NULL, NULL, NULL};
+    struct tasks_options options = {.recall = {.n_rows = 100, .n_items = 8, .n_queries = 1, .n_fillers = 8},
+                                    .palindrome = {.n_items = 32, .n_instruction = 50},
+                                    .n_items = NOT_GIVEN};
     struct err err = {0};
     argp_parse(&argp, argc, argv, 0, NULL, &options);
     if (options.output)
         write_file(&options, &err);
-    else if (recall_write(stdout, &options.recall, &err) == OK)
+    else if (write_rows(stdout, &options, &err) == OK)
         cli_finish_stdout(&err);
     return cli_report(&err);
 }

@@ -1,11 +1,7 @@
 #include "datasets/recall.h"
 
-#include <errno.h>
-#include <jansson.h>
-#include <string.h>
-
-#include "base/rng.h"
 #include "base/str.h"
+#include "datasets/task_rows.h"
 
 static const char *const NAMES[RECALL_MAX_ITEMS] = {
     "Tom", "Lily", "Ben", "Mia", "Sam", "Sue", "Max", "Anna", "Jack", "Lucy", "Tim", "Sara", "Bob", "Amy", "Leo", "Jane",
@@ -33,25 +29,25 @@ static const char *const VERBS[] = {
 
 #define N_OF(array) (sizeof(array) / sizeof(array)[0])
 
-/* The random numbers of one row. */
-struct draws {
-    uint64_t seed, row;
-    uint32_t n;
+/* Invented words: FIRST x SECOND. */
+static const char *const FIRST[] = {
+    "ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "vo",
 };
+static const char *const SECOND[] = {
+    "lan", "mer", "nix", "rol", "sun", "tak", "vel", "zim",
+};
+enum { N_WORDS = 128 };
 
-/* Uniform in [0, n). */
-static unsigned draw(struct draws *d, size_t n) {
-    enum { RECALL = 0x72656361 }; /* keeps these draws apart from other uses of the seed */
-    struct rng_block counter = {{(uint32_t)d->row, (uint32_t)(d->row >> 32), RECALL, d->n++}};
-    return (unsigned)((uint64_t)rng_philox(d->seed, counter).v[0] * n >> 32);
+static void put_word(struct str *s, unsigned i) {
+    str_printf(s, " %s%s", FIRST[i / N_OF(SECOND)], SECOND[i % N_OF(SECOND)]);
 }
 
-/* n different numbers below RECALL_MAX_ITEMS. */
-static void draw_distinct(struct draws *d, int n, unsigned out[RECALL_MAX_ITEMS]) {
-    for (unsigned i = 0; i < RECALL_MAX_ITEMS; i++)
+/* n different numbers below n_all. */
+static void draw_distinct(struct draws *d, unsigned n_all, int n, unsigned out[N_WORDS]) {
+    for (unsigned i = 0; i < n_all; i++)
         out[i] = i;
     for (unsigned i = 0; i < (unsigned)n; i++) {
-        unsigned j = i + draw(d, RECALL_MAX_ITEMS - i), taken = out[j];
+        unsigned j = i + draw(d, n_all - i), taken = out[j];
         out[j] = out[i];
         out[i] = taken;
     }
@@ -65,35 +61,55 @@ static void put_fillers(struct str *s, struct draws *d, int n) {
     }
 }
 
+/* The items asked for, all different. All answers but the last one stand in the prompt. */
+struct questions {
+    unsigned asked[N_WORDS];
+    int n;
+};
+
+static struct questions draw_questions(const struct recall_options *o, struct draws *d) {
+    struct questions q = {.n = o->n_queries < o->n_items ? o->n_queries : o->n_items};
+    draw_distinct(d, (unsigned)o->n_items, q.n, q.asked);
+    return q;
+}
+
+static struct str *answer_of(const struct questions *q, int i, struct str *prompt, struct str *completion) {
+    return i + 1 < q->n ? prompt : completion;
+}
+
 static void write_facts(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
-    unsigned names[RECALL_MAX_ITEMS], codes[RECALL_MAX_ITEMS];
-    draw_distinct(d, o->n_items, names);
+    unsigned names[N_WORDS], codes[RECALL_MAX_ITEMS];
+    draw_distinct(d, RECALL_MAX_ITEMS, o->n_items, names);
     for (int i = 0; i < o->n_items; i++) {
         codes[i] = 10 + draw(d, 90);
         str_printf(prompt, "The code of %s is %u. ", NAMES[names[i]], codes[i]);
     }
     put_fillers(prompt, d, o->n_fillers);
-    unsigned asked = draw(d, (size_t)o->n_items);
-    str_printf(prompt, "Remember the code of %s. It is", NAMES[names[asked]]);
-    str_printf(completion, " %u.", codes[asked]);
+    struct questions q = draw_questions(o, d);
+    for (int i = 0; i < q.n; i++) {
+        str_printf(prompt, "%sRemember the code of %s. It is", i ? " " : "", NAMES[names[q.asked[i]]]);
+        str_printf(answer_of(&q, i, prompt, completion), " %u.", codes[q.asked[i]]);
+    }
 }
 
 static void write_names(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
-    unsigned names[RECALL_MAX_ITEMS], surnames[RECALL_MAX_ITEMS];
-    draw_distinct(d, o->n_items, names);
+    unsigned names[N_WORDS], surnames[RECALL_MAX_ITEMS];
+    draw_distinct(d, RECALL_MAX_ITEMS, o->n_items, names);
     for (int i = 0; i < o->n_items; i++) {
         surnames[i] = draw(d, N_OF(SURNAMES));
         str_printf(prompt, "%s %s is at the %s. ", NAMES[names[i]], SURNAMES[surnames[i]], PLACES[draw(d, N_OF(PLACES))]);
     }
     put_fillers(prompt, d, o->n_fillers);
-    unsigned asked = draw(d, (size_t)o->n_items);
-    str_printf(prompt, "Then %s", NAMES[names[asked]]);
-    str_printf(completion, " %s came back home.", SURNAMES[surnames[asked]]);
+    struct questions q = draw_questions(o, d);
+    for (int i = 0; i < q.n; i++) {
+        str_printf(prompt, "%sThen %s", i ? " " : "", NAMES[names[q.asked[i]]]);
+        str_printf(answer_of(&q, i, prompt, completion), " %s came back home.", SURNAMES[surnames[q.asked[i]]]);
+    }
 }
 
 static void write_copy(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
-    unsigned things[RECALL_MAX_ITEMS];
-    draw_distinct(d, o->n_items, things);
+    unsigned things[N_WORDS];
+    draw_distinct(d, RECALL_MAX_ITEMS, o->n_items, things);
     str_puts(prompt, "Here is a list:");
     for (int i = 0; i < o->n_items; i++)
         str_printf(completion, "%s %s", i ? "," : "", THINGS[things[i]]);
@@ -104,34 +120,54 @@ static void write_copy(const struct recall_options *o, struct draws *d, struct s
     str_puts(prompt, "Here is the same list again:");
 }
 
-static int write_row(FILE *stream, const struct recall_options *o, const struct str *prompt, const struct str *completion,
-                     struct err *err) {
-    json_t *row = o->plain_text ? json_pack("{s:s+}", "text", str_text(prompt), str_text(completion))
-                                : json_pack("{s:s, s:s}", "prompt", str_text(prompt), "completion", str_text(completion));
-    if (!row)
-        return err_set(err, ERR_MEMORY, "", "out of memory for a row");
-    errno = 0;
-    bool failed = json_dumpf(row, stream, 0) != 0 || fputc('\n', stream) == EOF;
-    int saved = errno ? errno : EIO;
-    json_decref(row);
-    return failed ? err_errno(err, saved, "", "cannot write a row") : OK;
+static void write_pairs(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
+    unsigned words[N_WORDS], numbers[RECALL_MAX_ITEMS];
+    draw_distinct(d, N_WORDS, o->n_items, words);
+    str_puts(prompt, "Pairs:");
+    for (int i = 0; i < o->n_items; i++) {
+        numbers[i] = 10 + draw(d, 90);
+        put_word(prompt, words[i]);
+        str_printf(prompt, " %u%s", numbers[i], i + 1 < o->n_items ? "," : ". ");
+    }
+    put_fillers(prompt, d, o->n_fillers);
+    struct questions q = draw_questions(o, d);
+    str_puts(prompt, "Again:");
+    for (int i = 0; i < q.n; i++) {
+        put_word(prompt, words[q.asked[i]]);
+        str_printf(answer_of(&q, i, prompt, completion), " %u%s", numbers[q.asked[i]], i + 1 < q.n ? "," : ".");
+    }
+}
+
+static void write_series(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
+    unsigned words[N_WORDS];
+    draw_distinct(d, N_WORDS, o->n_items, words);
+    for (int i = 1; i < o->n_items; i++)
+        put_word(completion, words[i]);
+    str_putc(completion, '.');
+    str_puts(prompt, "Words:");
+    put_word(prompt, words[0]);
+    str_printf(prompt, "%s ", str_text(completion));
+    put_fillers(prompt, d, o->n_fillers);
+    str_puts(prompt, "Again:");
+    put_word(prompt, words[0]);
 }
 
 int recall_write(FILE *stream, const struct recall_options *o, struct err *err) {
+    enum { RECALL = 0x72656361 };
     static void (*const writers[])(const struct recall_options *, struct draws *, struct str *, struct str *) = {
-        write_facts, write_names, write_copy};
+        write_facts, write_names, write_copy, write_pairs, write_series};
     struct str prompt = {0}, completion = {0};
     int rc = OK;
     ASSERT(o->n_items >= RECALL_MIN_ITEMS && o->n_items <= RECALL_MAX_ITEMS);
     ASSERT(o->n_fillers >= 0 && o->n_fillers <= RECALL_MAX_FILLERS);
+    ASSERT(o->n_queries >= 1);
     for (uint64_t row = 0; rc == OK && row < o->n_rows; row++) {
-        struct draws draws = {o->seed, row, 0};
+        struct draws draws = {o->seed, row, RECALL, 0};
         size_t kind = o->kind == RECALL_MIXED ? (size_t)(row % 3) : (size_t)o->kind - 1;
         str_clear(&prompt);
         str_clear(&completion);
         writers[kind](o, &draws, &prompt, &completion);
-        rc = prompt.failed || completion.failed ? err_memory(err, "a row", prompt.len + completion.len)
-                                                : write_row(stream, o, &prompt, &completion, err);
+        rc = task_row_write(stream, &prompt, &completion, o->plain_text, err);
     }
     str_free(&prompt);
     str_free(&completion);

@@ -74,14 +74,66 @@ static void check_copy(const char *prompt, const char *completion) {
     assert_int_equal(count(prompt, " to the "), 5);
 }
 
+static void check_pairs(const char *prompt, const char *completion) {
+    char word[32], pair[80];
+    unsigned number;
+    const char *asked = strrchr(prompt, ' ') + 1, *again = strstr(prompt, "Again:");
+    assert_int_equal(sscanf(completion, " %u.", &number), 1);
+    assert_in_range(number, 10, 99);
+    snprintf(word, sizeof word, " %s ", asked);
+    snprintf(pair, sizeof pair, " %s %u", asked, number);
+    assert_int_equal(count(prompt, word), 1); /* its pair; asked for once, at the end */
+    assert_int_equal(count(prompt, pair), 1);
+    assert_true(again && strstr(prompt, pair) < again);
+}
+
+static void check_series(const char *prompt, const char *completion) {
+    static const char start[] = "Words: ";
+    char first[32];
+    assert_int_equal(sscanf(prompt, "Words: %31[a-z]", first), 1);
+    assert_memory_equal(prompt, start, sizeof start - 1);
+    assert_memory_equal(prompt + sizeof start - 1 + strlen(first), completion, strlen(completion));
+    assert_string_equal(strrchr(prompt, ' ') + 1, first);
+    assert_int_equal(count(completion, " "), 6);
+}
+
 static void test_answers(void **state) {
     (void)state;
-    struct recall_options options = {.n_rows = 200, .seed = 3, .n_items = 7, .n_fillers = 5};
-    static void (*const checks[])(const char *, const char *) = {check_facts, check_names, check_copy};
-    for (int i = 0; i < 3; i++) {
+    struct recall_options options = {.n_rows = 200, .seed = 3, .n_items = 7, .n_queries = 1, .n_fillers = 5};
+    static void (*const checks[])(const char *, const char *) = {check_facts, check_names, check_copy, check_pairs,
+                                                                  check_series};
+    for (int i = 0; i < 5; i++) {
         options.kind = (enum recall_kind)(RECALL_FACTS + i);
         each_row(&options, checks[i]);
     }
+}
+
+static void check_other_answer(const char *prompt, const char *completion) {
+    const char *at = strstr(prompt, "Again:") + strlen("Again:"), *comma;
+    size_t n_asked = 0;
+    for (; (comma = strchr(at, ',')); n_asked++, at = comma + 1) { /* " cemer 17, balan" */
+        char pair[32];
+        snprintf(pair, sizeof pair, "%.*s", (int)(comma - at), at);
+        assert_int_equal(count(prompt, pair), 2); /* in the list and here: right, and asked for once */
+    }
+    assert_int_equal(n_asked, 4);
+    check_pairs(prompt, completion);
+}
+
+static void test_queries(void **state) {
+    (void)state;
+    each_row(&(struct recall_options){.kind = RECALL_PAIRS, .n_rows = 100, .n_items = 6, .n_queries = 5, .n_fillers = 1},
+             check_other_answer);
+    char *all, *more;
+    size_t n;
+    struct recall_options options = {.kind = RECALL_FACTS, .n_rows = 1, .n_items = 3, .n_queries = 3};
+    generate(&options, &all, &n);
+    assert_int_equal(count(all, "Remember the code of "), 3);
+    options.n_queries = 30; /* at most all */
+    generate(&options, &more, &n);
+    assert_string_equal(all, more);
+    free(all);
+    free(more);
 }
 
 static void test_seeds(void **state) {
@@ -89,7 +141,8 @@ static void test_seeds(void **state) {
     char *texts[3];
     size_t n[3];
     for (int i = 0; i < 3; i++)
-        generate(&(struct recall_options){.n_rows = 30 + (uint64_t)(i == 1), .seed = i == 2, .n_items = 8, .n_fillers = 8},
+        generate(&(struct recall_options){.n_rows = 30 + (uint64_t)(i == 1), .seed = i == 2, .n_items = 8, .n_queries = 1,
+                                          .n_fillers = 8},
                  &texts[i], &n[i]);
     assert_true(n[1] > n[0]);
     assert_memory_equal(texts[0], texts[1], n[0]); /* a row does not depend on their number */
@@ -98,16 +151,29 @@ static void test_seeds(void **state) {
         free(texts[i]);
 }
 
+/* Written down once: the same on every machine and in every version. */
+static void test_same_bytes(void **state) {
+    (void)state;
+    char *text;
+    size_t n;
+    generate(&(struct recall_options){.n_rows = 1, .seed = 5, .n_items = 2, .n_queries = 1}, &text, &n);
+    assert_string_equal(text, "{\"prompt\": \"The code of Ruth is 11. The code of Peter is 34. Remember the code of Peter. It is\", "
+                              "\"completion\": \" 34.\"}""\n");
+    free(text);
+}
+
 static void test_limits_and_text(void **state) {
     (void)state;
     char *text;
     size_t n;
-    generate(&(struct recall_options){.kind = RECALL_COPY, .n_rows = 1, .n_items = RECALL_MAX_ITEMS, .plain_text = true},
+    generate(&(struct recall_options){.kind = RECALL_COPY, .n_rows = 1, .n_items = RECALL_MAX_ITEMS, .n_queries = 1,
+                                      .plain_text = true},
              &text, &n);
     assert_int_equal(count(text, ","), 2 * (RECALL_MAX_ITEMS - 1));
     assert_memory_equal(text, "{\"text\": ", 9);
     free(text);
-    generate(&(struct recall_options){.kind = RECALL_FACTS, .n_rows = 1, .n_items = RECALL_MIN_ITEMS}, &text, &n);
+    generate(&(struct recall_options){.kind = RECALL_FACTS, .n_rows = 1, .n_items = RECALL_MIN_ITEMS, .n_queries = 1},
+             &text, &n);
     assert_int_equal(count(text, "The code of "), 2);
     free(text);
 }
@@ -119,7 +185,7 @@ static void test_full_disk(void **state) {
     if (!full)
         skip();
     setvbuf(full, NULL, _IONBF, 0);
-    assert_int_equal(recall_write(full, &(struct recall_options){.n_rows = 2, .n_items = 2}, &err), ERR_IO);
+    assert_int_equal(recall_write(full, &(struct recall_options){.n_rows = 2, .n_items = 2, .n_queries = 1}, &err), ERR_IO);
     assert_non_null(strstr(err.message, "No space left"));
     fclose(full);
 }
@@ -127,7 +193,9 @@ static void test_full_disk(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_queries),
         cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_limits_and_text),
         cmocka_unit_test(test_full_disk),
     };
