@@ -1,7 +1,8 @@
 /* model.h - the weights of a checkpoint on a device.
  *
- * A model is immutable and shared by its sessions. It borrows the checkpoint (mapped weights are used in place), the ops
- * and the device: free it before them. Pointers below are device memory unless they say host. */
+ * A model is shared by its sessions, and immutable but for a trainer (train/params.h). It borrows the checkpoint (mapped
+ * weights are used in place), the ops and the device: free it before them. Pointers below are device memory unless they say
+ * host. */
 #ifndef SPKV_ENGINE_MODEL_H
 #define SPKV_ENGINE_MODEL_H
 
@@ -45,7 +46,7 @@ void model_free(struct model *model);
 /* Uploads n values as the device's f32 (doubles on an F64 device); NULL and ERR_MEMORY on failure. Free with mem_free. */
 float *model_upload_real(const struct ops *ops, struct device *dev, const float *values, size_t n, struct err *err);
 
-/* RoPE tables of n_pos positions, one for each of config->n_rope kinds; out[i] is freed with mem_free, after failures too. */
+/* RoPE tables of n_pos positions, one for each of config->n_rope kinds; freed with mem_free, after failures too. */
 int model_upload_rope(const struct model *model, size_t n_pos, float *out[2], struct err *err);
 
 #endif

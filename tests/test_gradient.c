@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "base/rng.h"
 #include "engine/session.h"
 #include "tests/op_util.h"
 #include "tests/train_case.h"
@@ -166,9 +167,10 @@ static void check_predictor_gates(struct train_case *t) {
 }
 
 static void check_case_slopes(const char *name) {
-    static const char *const fixed[] = {"full", "window", "random", "layout", "layout_windows"};
+    static const char *const fixed[] = {"full", "window", "random", "layout_windows"};
     struct train_case t;
     train_case_open(name, &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F64}, &t);
+    t.batch.n_seq--; /* the longest */
     if (predictor_of(&t))
         check_predictor_gates(&t);
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) {
@@ -217,6 +219,58 @@ static void check_recompute(const char *name) {
     assert_same_gradients(&t, kept, again, "recomputed layers");
     free(kept);
     free(again);
+    train_case_close(&t);
+}
+
+/* What GATES_SAMPLED draws, for micro_batch.imposed_open. */
+static uint8_t *draw_gates(const struct train_case *t, const struct gates *gates) {
+    size_t n_rows = (size_t)t->splits[t->batch.n_seq];
+    size_t n_layers = (size_t)t->model->config->n_layers, kv = (size_t)t->model->config->n_kv_heads;
+    float *nll = zalloc(n_rows, sizeof *nll), *utility = zalloc(n_layers * n_rows * kv, sizeof *utility);
+    uint8_t *open = zalloc(n_layers * n_rows * kv, 1);
+    float clip = (float)gates->sample_clip;
+    struct err err = {0};
+    must(gradient_forward(t->gradient, &t->batch, gates, nll, utility, &err), &err);
+    for (size_t l = 0; l < n_layers; l++)
+        for (int i = 0; i < t->batch.n_seq; i++)
+            for (int r = t->splits[i]; r < t->splits[i + 1]; r++)
+                for (size_t h = 0; h < kv; h++) {
+                    size_t at = (l * n_rows + (size_t)r) * kv + h;
+                    float drawn = rng_uniform(gates->seed, t->sequence_id[i], (uint32_t)l, (uint32_t)h,
+                                              (uint32_t)(r - t->splits[i]));
+                    open[at] = drawn < fminf(fmaxf(utility[at], clip), 1 - clip);
+                }
+    free(nll);
+    free(utility);
+    return open;
+}
+
+/* Sampled gates act as the same gates imposed, for losses and for the gradients of the model. */
+static void test_sampled(void **state) {
+    (void)state;
+    struct train_case t;
+    const struct gates sampled = {.mode = GATES_SAMPLED, .sample_clip = 0.1, .seed = 5, .freeze_predictor = true};
+    const struct gates imposed = {.mode = GATES_ANNEALED, .blend = 1, .freeze_predictor = true};
+    struct gates training = sampled;
+    training.freeze_predictor = false;
+    train_case_open("llama-gqa", &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F32, .policy = "spkv"}, &t);
+    uint8_t *open = draw_gates(&t, &sampled);
+    struct gradient_result a = train_case_add(&t, &sampled);
+    double *got = all_gradients(&t);
+    t.batch.imposed_open = open;
+    struct gradient_result b = train_case_add(&t, &imposed);
+    double *want = all_gradients(&t);
+    assert_true(a.nll_sum == b.nll_sum);
+    assert_same_gradients(&t, want, got, "sampled gates");
+    t.batch.imposed_open = NULL;
+    train_case_add(&t, &training);
+    struct param *bias = params_find(t.params, "model.layers.1.self_attn.utility_predictor.fc2.bias");
+    double *reached = train_case_read(&t, bias->grad, bias->n);
+    assert_true(reached[0] != 0 && isfinite(reached[0]));
+    free(reached);
+    free(open);
+    free(got);
+    free(want);
     train_case_close(&t);
 }
 
@@ -286,8 +340,8 @@ static void check_session(struct train_case *t, const char *policy) {
         must(session_gates(session, &want_utility, &open, &err), &err);
         for (size_t r = 0; r < n; r++)
             if (t->target[first + r] < 0 ? !isnan(nll[first + r]) : !(fabsf(nll[first + r] - want[r]) <= 1e-6f * want[r]))
-                fail_msg("%s, policy %s, sequence %d: loss after %zu is %.9g, expected %.9g", t->model_case.dir, policy, i, r,
-                         (double)nll[first + r], (double)want[r]);
+                fail_msg("%s, policy %s, sequence %d: loss after %zu is %.9g, expected %.9g", t->model_case.dir, policy, i,
+                         r, (double)nll[first + r], (double)want[r]);
         for (size_t k = 0; k < n_layers * n * kv && t->policy->scorer == SCORER_PREDICTOR; k++) {
             size_t l = k / (n * kv), r = k / kv % n, h = k % kv;
             float got = utility[(l * n_rows + first + r) * kv + h];
@@ -316,7 +370,7 @@ static void check_case_losses(const char *name) {
 static void test_counts(void **state) {
     (void)state;
     struct train_case t;
-    train_case_open("qwen2-sliding", &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F32, .policy = "spkv"}, &t);
+    train_case_open("smollm3-sliding", &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F32, .policy = "spkv"}, &t);
     const struct model_config *c = t.model->config;
     size_t n_rows = (size_t)t.splits[t.batch.n_seq], kv = (size_t)c->n_kv_heads, lanes = (size_t)c->n_layers * kv;
     float *nll = zalloc(n_rows, sizeof *nll), *utility = zalloc(n_rows * lanes, sizeof *utility);
@@ -355,10 +409,17 @@ static void test_counts(void **state) {
     train_case_close(&t);
 }
 
+static void must_refuse_batch(struct train_case *t, const char *message) {
+    struct gradient_result r;
+    struct err err = {0};
+    assert_int_equal(gradient_add(t->gradient, &t->batch, &soft, 1, 1, &r, &err), ERR_INPUT);
+    if (!strstr(err.message, message))
+        fail_msg("says \"%s\", expected \"%s\"", err.message, message);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     struct train_case t;
-    struct gradient_result r;
     struct err err = {0};
     double norm;
     train_case_open("qwen3-bias", &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F32, .policy = "spkv"}, &t);
@@ -375,16 +436,14 @@ static void test_refusals(void **state) {
     values[0] = NAN;
     train_case_write(&t, param, values);
     free(values);
-    assert_int_equal(gradient_add(t.gradient, &t.batch, &soft, 1, 1, &r, &err), ERR_INPUT);
-    assert_non_null(strstr(err.message, "the loss is not finite"));
+    must_refuse_batch(&t, "the loss is not finite");
     assert_int_equal(params_grad_norm(t.params, 1, &norm, &err), ERR_INPUT);
+    assert_non_null(params_find(t.params, err.where));
     t.ids[3] = 4000;
-    assert_int_equal(gradient_add(t.gradient, &t.batch, &soft, 1, 1, &r, &err), ERR_INPUT);
-    assert_non_null(strstr(err.message, "token id 4000"));
+    must_refuse_batch(&t, "token id 4000");
     train_case_close(&t);
     train_case_open("qwen2-full", &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F32, .policy = "spkv"}, &t);
-    assert_int_equal(gradient_add(t.gradient, &t.batch, &soft, 1, 1, &r, &err), ERR_INPUT);
-    assert_non_null(strstr(err.message, "sigmoid"));
+    must_refuse_batch(&t, "sigmoid");
     train_case_close(&t);
 }
 
@@ -430,7 +489,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_losses), cmocka_unit_test(test_slopes), cmocka_unit_test(test_recompute),
         cmocka_unit_test(test_frozen), cmocka_unit_test(test_guard),  cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_sampled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -109,6 +109,12 @@ CASES = [
          num_attention_heads=4, num_key_value_heads=2, vocab_size=131, tie_word_embeddings=False, use_sliding_window=True,
          sliding_window=14, no_rope_layers=[1, 0, 1], pad_token_id=0), "bfloat16", "model",
          predictor("silu", "sigmoid", "normed", 20)),
+    case("qwen2-soft", "Qwen2", dict(hidden_size=32, intermediate_size=44, num_hidden_layers=3, num_attention_heads=4,
+         num_key_value_heads=2, vocab_size=113, tie_word_embeddings=True, use_sliding_window=True, sliding_window=24,
+         max_window_layers=2), "bfloat16", "model", predictor("silu", "sigmoid", "normed", 12), sinks=1, lengths=(40, 97)),
+    case("smollm3-soft", "SmolLM3", dict(hidden_size=40, intermediate_size=52, num_hidden_layers=3, num_attention_heads=4,
+         num_key_value_heads=2, vocab_size=113, no_rope_layer_interval=2, pad_token_id=0), "bfloat16", "model",
+         predictor("silu", "sigmoid", "residual", 12), lengths=(40, 97)),
 ]
 
 

@@ -21,8 +21,9 @@ import make_fixtures
 from spkv_torch import PREDICTOR_PART, Policy, SpkvModel
 
 MODELS = os.path.join(make_fixtures.ROOT, "tests", "data", "models")
-CASES = ("llama-gqa", "llama-llama3", "llama-static", "llama-yarn", "mistral-full", "mistral-sliding", "qwen2-sliding",
-         "qwen2-full", "qwen3", "qwen3-bias", "gemma2", "gemma3", "gemma3-pattern", "smollm3", "smollm3-sliding")
+CASES = ("llama-gqa", "llama-llama3", "llama-static", "llama-yarn", "mistral-full", "mistral-sliding", "qwen2-soft",
+         "qwen2-sliding", "qwen2-full", "qwen3", "qwen3-bias", "gemma2", "gemma3", "gemma3-pattern", "smollm3-soft",
+         "smollm3", "smollm3-sliding")
 DENSITY_WEIGHT = 0.1
 BLEND = 0.5
 ROW_STRIDE = 7   # rows 0, 7, 14, ... of a matrix are stored
