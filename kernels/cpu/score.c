@@ -43,20 +43,30 @@ void device_activate(struct device *dev, float *x, enum act act, size_t n) {
     }
 }
 
+/* What fc2 reads: the hidden layer, or h itself for a linear predictor. NULL and sticky ERR_MEMORY. */
+static const float *predict_features(struct device *dev, const struct predict_args *a) {
+    if (!a->fc1)
+        return a->h;
+    size_t hidden = a->fc1->n_rows;
+    float *middle = device_scratch(dev, SCRATCH_PARTIAL, a->n_rows * hidden * sizeof *middle);
+    if (!middle)
+        return NULL;
+    product_run(dev, &(struct product){.w = a->fc1, .outputs = {0, hidden}, .x = a->h, .x_dtype = DTYPE_F32,
+                                       .n_rows = a->n_rows, .bias = a->b1, .y = middle, .ld_y = hidden});
+    device_activate(dev, middle, a->act, a->n_rows * hidden);
+    return middle;
+}
+
 void cpu_predict(struct device *dev, const struct predict_args *a) {
     size_t n = a->n_rows * a->n_kv_heads;
     if (device_failed(dev) || n == 0)
         return;
-    if (a->fc1) {
-        size_t hidden = a->fc1->n_rows;
-        ASSERT(a->fc2->n_cols == hidden && a->fc2->n_rows == a->n_kv_heads);
-        float *middle = device_scratch(dev, SCRATCH_PARTIAL, a->n_rows * hidden * sizeof *middle);
-        if (!middle)
+    if (a->fc2) {
+        const float *features = predict_features(dev, a);
+        ASSERT(a->fc2->n_rows == a->n_kv_heads && (!a->fc1 || a->fc2->n_cols == a->fc1->n_rows));
+        if (!features)
             return;
-        product_run(dev, &(struct product){.w = a->fc1, .outputs = {0, hidden}, .x = a->h, .x_dtype = DTYPE_F32,
-                                           .n_rows = a->n_rows, .bias = a->b1, .y = middle, .ld_y = hidden});
-        device_activate(dev, middle, a->act, a->n_rows * hidden);
-        product_run(dev, &(struct product){.w = a->fc2, .outputs = {0, a->n_kv_heads}, .x = middle, .x_dtype = DTYPE_F32,
+        product_run(dev, &(struct product){.w = a->fc2, .outputs = {0, a->n_kv_heads}, .x = features, .x_dtype = DTYPE_F32,
                                            .n_rows = a->n_rows, .bias = a->b2, .y = a->u, .ld_y = a->n_kv_heads});
     } else {
         cpu_score_const(dev, a->b2, a->n_rows, a->n_kv_heads, a->u);
