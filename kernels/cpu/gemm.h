@@ -37,8 +37,12 @@ struct sgemm {
 };
 bool sgemm_run(const struct sgemm *g);
 
-/* Few rows: every row of w is read once from memory and used for all rows of x. */
+enum { GEMV_MAX_ROWS = 4 };
+/* At most GEMV_MAX_ROWS rows: every row of w is read once from memory and used for all rows of x. */
 void gemv_run(struct device *dev, const struct product *p);
+
+/* f32 x of several rows, on AVX2 devices. */
+void gemm_avx2_run(struct device *dev, const struct product *p);
 
 /* bf16 x and weight, on AMX devices. */
 void gemm_amx_run(struct device *dev, const struct product *p);

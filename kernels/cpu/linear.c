@@ -5,7 +5,7 @@
 #include "kernels/cpu/gemm.h"
 
 enum {
-    GEMV_MAX_ROWS = 4,             /* f32: more rows are faster through GEMM, widening included */
+    OWN_MAX_ROWS = 64,             /* f32 with AVX2: for more rows oneDNN is as fast, widening included */
     WIDE_TILE_ELEMENTS = 1 << 20,  /* of a weight widened at a time */
 };
 
@@ -47,6 +47,12 @@ void product_run(struct device *dev, const struct product *p) {
             gemv_run_bf16(dev, p);
         else
             gemm_amx_run(dev, p);
+        return;
+    }
+#endif
+#if ISA_X86
+    if (dev->isa == ISA_AVX2 && p->n_rows > GEMV_MAX_ROWS && p->n_rows <= OWN_MAX_ROWS) {
+        gemm_avx2_run(dev, p);
         return;
     }
 #endif
