@@ -98,7 +98,7 @@ demo: deps ## install what is missing, build, profile the shipped model and show
 
 # Programs that read files of strangers run under the sanitizers too.
 SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome sequences sequence_ids profile layout \
-             statistics kv_cache ref ops session token_class report predictor lora heatmap page figure terminal
+             statistics kv_cache ref ops session token_class report training_curves predictor lora heatmap page figure terminal
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test
