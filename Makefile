@@ -35,7 +35,8 @@ PACKAGES := $(HDF5) libpng jansson libpcre2-8 libutf8proc zlib libzstd libxxhash
 CPPFLAGS += -I. -D_GNU_SOURCE -DPCRE2_CODE_UNIT_WIDTH=8 -DH5_USE_110_API
 CPPFLAGS += $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 LDLIBS  += $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lhdf5_hl -ldnnl -lm
-STD     := -std=c11 -fopenmp -ffp-contract=off
+# Nothing reads errno after a function of math.h; without it square roots vectorise.
+STD     := -std=c11 -fopenmp -ffp-contract=off -fno-math-errno
 
 LAYERS  := base kernels engine train datasets analyze reports
 LIB_SRC := $(sort $(foreach d,$(LAYERS),$(shell find $(d) -name '*.c')))
@@ -102,8 +103,9 @@ palindrome: deps ## train the palindrome test (5 seeds, four kinds of attention)
 	@scripts/palindrome $(PROGRAM) build/palindrome
 
 # Programs that read files of strangers run under the sanitizers too.
-SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome sequences sequence_ids profile layout \
-             statistics kv_cache ref ops session token_class report training_curves predictor lora heatmap page figure terminal
+SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome sequences sequence_ids \
+             profile layout statistics kv_cache ref ops session token_class report training_curves predictor lora heatmap \
+             page figure terminal safetensors_write schedule init state train_log
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test

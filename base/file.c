@@ -240,6 +240,58 @@ int file_write_all(const char *path, const void *data, size_t size, struct err *
     return file_out_commit(&out, err);
 }
 
+int file_copy(const char *from, const char *to, struct err *err) {
+    struct file_map map;
+    int rc = file_map_open(from, &map, err);
+    if (rc == OK)
+        rc = file_write_all(to, map.data, map.size, err);
+    file_map_close(&map);
+    return rc;
+}
+
+static char *old_name(const char *path, struct err *err) {
+    struct str name = {0};
+    str_printf(&name, "%s.old", path);
+    if (name.failed)
+        err_memory(err, "a path", strlen(path));
+    return name.data;
+}
+
+/* Two renames, for file systems that cannot exchange names. */
+static int exchange_slowly(const char *temporary, const char *path, struct err *err) {
+    char *old = old_name(path, err);
+    int rc = old ? file_remove_tree(old, err) : ERR_MEMORY;
+    if (rc == OK && (rename(path, old) != 0 || rename(temporary, path) != 0 || rename(old, temporary) != 0))
+        rc = err_errno(err, errno, path, "cannot rename into place");
+    free(old);
+    return rc;
+}
+
+int file_publish_dir(const char *temporary, const char *path, struct err *err) {
+    int rc = OK;
+    if (!file_exists(path)) {
+        if (rename(temporary, path) != 0)
+            rc = err_errno(err, errno, path, "cannot rename into place");
+    } else if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) != 0) {
+        if (errno == EINVAL || errno == ENOSYS)
+            rc = exchange_slowly(temporary, path, err);
+        else
+            rc = err_errno(err, errno, path, "cannot rename into place");
+    }
+    return rc != OK ? rc : sync_directory(path, err);
+}
+
+int file_restore_dir(const char *path, struct err *err) {
+    char *old = old_name(path, err);
+    int rc = old ? OK : ERR_MEMORY;
+    if (rc == OK && file_exists(old) && !file_exists(path) && rename(old, path) != 0)
+        rc = err_errno(err, errno, path, "cannot rename %s back", old);
+    if (rc == OK)
+        rc = file_remove_tree(old, err);
+    free(old);
+    return rc;
+}
+
 int file_hash(const char *path, char hex[33], struct err *err) {
     struct file_map map;
     int rc = file_map_open(path, &map, err);

@@ -57,6 +57,15 @@ int file_write_all(const char *path, const void *data, size_t size, struct err *
 /* fsync of a finished file and of the directory that holds it, then rename over `path`. */
 int file_publish(const char *temporary, const char *path, struct err *err);
 
+/* The bytes of one file in another, written as above. */
+int file_copy(const char *from, const char *to, struct err *err);
+
+/* Gives a finished directory (its files synced) the name `path` in one rename. A directory that had that name goes on as
+ * `temporary`: remove it. Where the file system cannot exchange names, the old one is called PATH.old for a moment: a kill
+ * right then leaves no `path`, which file_restore_dir() mends. */
+int file_publish_dir(const char *temporary, const char *path, struct err *err);
+int file_restore_dir(const char *path, struct err *err);
+
 /* XXH3-128 of a file's bytes, canonical lower-case hex. */
 int file_hash(const char *path, char hex[33], struct err *err);
 

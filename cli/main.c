@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"recommend", cmd_recommend, "hybrid local-global layouts from a run file"},
     {"generate", cmd_generate, "continue a prompt"},
     {"info", cmd_info, "what a checkpoint is and what it needs"},
+    {"train", cmd_train, "make SP-KV models: pretrain, adapt, resume"},
     {"bench", cmd_bench, "prefill and decode speed over context, batch and policy"},
     {"tasks", cmd_tasks, "write generated tasks as JSON lines"},
     {"merge", cmd_merge, "join the shards of a run"},

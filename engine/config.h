@@ -94,4 +94,7 @@ struct predictor_config {
  * ">=", input "normed", activation "silu", output "sigmoid", no low-rank updates ("r" asks for "lora_alpha" too). */
 int predictor_config_read(const json_t *object, const char *where, struct predictor_config *out, struct err *err);
 
+/* The object that reads back to it, with every field; NULL when memory runs out. Release with json_decref(). */
+json_t *predictor_config_json(const struct predictor_config *config);
+
 #endif

@@ -1,10 +1,4 @@
-/* forward.c - the transformer, once for all families and backends. */
-#include "engine/model.h"
-
-/* Element i of a device array of f32 (or double on an F64 device). */
-static float *real_at(const struct model *m, float *base, size_t i) {
-    return (float *)(void *)((char *)base + i * real_size(m->ops, m->dev));
-}
+#include "engine/forward.h"
 
 static void norm(const struct model *m, const struct step *s, float *x, const float *add, const float *weight,
                  float *out_f32, void *out_act) {
@@ -14,20 +8,25 @@ static void norm(const struct model *m, const struct step *s, float *x, const fl
         .out_f32 = out_f32, .out_act = out_act});
 }
 
-static void project(const struct model *m, const struct step *s, const struct weight *w, const float *bias, float *y,
-                    size_t ld) {
-    m->ops->linear(m->dev,
-                   &(struct linear_args){.w = w, .x = s->a->act, .bias = bias, .y = y, .n_rows = s->n_rows, .ld_y = ld});
+static void project(const struct model *m, const struct step *s, const struct weight *w, const void *x, const float *bias,
+                    float *y, size_t ld) {
+    m->ops->linear(m->dev, &(struct linear_args){.w = w, .x = x, .bias = bias, .y = y, .n_rows = s->n_rows, .ld_y = ld});
 }
 
-/* Norm per head (Qwen3, Gemma 3) and rotation of n_heads heads that lie side by side at x. */
-static void prepare_heads(const struct model *m, const struct step *s, const struct layer_config *layer, float *x,
-                          const float *weight, size_t n_heads, size_t ld) {
+/* The residual moves on to the buffer of its next role. */
+static void carry(const struct model *m, const struct step *s, float *to, const float *from) {
+    if (to != from)
+        m->ops->copy(m->dev, to, from, s->n_rows * (size_t)m->config->d_model * real_size(m->ops, m->dev));
+}
+
+/* Norm per head (Qwen3, Gemma 3) of n_heads heads that lie side by side at `raw`, and rotation; into x. */
+static void prepare_heads(const struct model *m, const struct step *s, const struct layer_config *layer, float *raw,
+                          float *x, const float *weight, size_t n_heads, size_t ld) {
     const struct model_config *c = m->config;
     size_t head_dim = (size_t)c->head_dim;
     if (weight)
         m->ops->rmsnorm(m->dev, &(struct rmsnorm_args){
-            .x = x, .weight = weight, .eps = (float)c->rms_norm_eps, .plus_one = c->norm_plus_one,
+            .x = raw, .weight = weight, .eps = (float)c->rms_norm_eps, .plus_one = c->norm_plus_one,
             .n_rows = s->n_rows, .n_groups = n_heads, .n_cols = head_dim, .ld_x = ld, .out_f32 = x});
     if (layer->rope)
         m->ops->rope(m->dev, &(struct rope_args){
@@ -35,32 +34,56 @@ static void prepare_heads(const struct model *m, const struct step *s, const str
             .n_rows = s->n_rows, .n_heads = n_heads, .head_dim = head_dim, .ld_x = ld});
 }
 
-/* Scores and gates of the step's pairs in layer l. */
-static void score(const struct model *m, const struct step *s, int l, float *utility, uint8_t *open) {
-    const struct policy *policy = s->policy;
+struct predict_args model_predict_args(const struct model *m, const struct step *s, int l) {
     const struct model_layer *w = &m->layers[l];
-    size_t n_kv_heads = (size_t)m->config->n_kv_heads;
-    bool sliding = m->config->layers[l].sliding_window > 0;
-    if (sliding || policy->scorer == SCORER_CONST)
-        m->ops->score_const(m->dev, real_at(m, (float *)(uintptr_t)s->head_score, (size_t)l * n_kv_heads), s->n_rows,
-                            n_kv_heads, utility);
-    else if (policy->scorer == SCORER_RANDOM)
-        m->ops->score_random(m->dev, &s->batch, policy->seed, l, n_kv_heads, utility);
-    else
-        m->ops->predict(m->dev, &(struct predict_args){
-            .h = m->predictor->input == PREDICTOR_NORMED ? s->a->h : s->a->x,
-            .fc1 = w->fc1, .b1 = w->b1, .fc2 = w->fc2, .b2 = w->b2, .act = m->predictor->act,
-            .sigmoid = m->predictor->sigmoid, .n_rows = s->n_rows, .n_kv_heads = n_kv_heads, .u = utility});
-    m->ops->gate(m->dev, utility, s->n_rows * n_kv_heads, (float)policy->threshold, policy->strict, open);
+    const struct layer_activations *a = &s->a->layers[l];
+    return (struct predict_args){
+        .h = m->predictor->input == PREDICTOR_NORMED ? a->h : a->x,
+        .fc1 = w->fc1, .b1 = w->b1, .fc2 = w->fc2, .b2 = w->b2, .act = m->predictor->act, .sigmoid = m->predictor->sigmoid,
+        .n_rows = s->n_rows, .n_kv_heads = (size_t)m->config->n_kv_heads,
+        .u = real_at(m, s->a->utility, gates_at(m, s, l))};
 }
 
-static void attend(const struct model *m, const struct step *s, int l, const float *q, const float *k, const float *v,
-                   const uint8_t *open, size_t ld) {
+/* Scores and gates of the step's pairs in layer l. */
+static void score(const struct model *m, const struct step *s, int l) {
+    const struct policy *policy = s->policy;
+    size_t n_kv_heads = (size_t)m->config->n_kv_heads;
+    float *utility = real_at(m, s->a->utility, gates_at(m, s, l));
+    bool sliding = m->config->layers[l].sliding_window > 0;
+    if (sliding || policy->scorer == SCORER_CONST) {
+        m->ops->score_const(m->dev, real_at(m, (float *)(uintptr_t)s->head_score, (size_t)l * n_kv_heads), s->n_rows,
+                            n_kv_heads, utility);
+    } else if (policy->scorer == SCORER_RANDOM) {
+        m->ops->score_random(m->dev, &s->batch, policy->seed, l, n_kv_heads, utility);
+    } else {
+        struct predict_args args = model_predict_args(m, s, l);
+        m->ops->predict(m->dev, &args);
+    }
+    m->ops->gate(m->dev, utility, s->n_rows * n_kv_heads, (float)policy->threshold, policy->strict,
+                 s->a->open + gates_at(m, s, l));
+}
+
+static float *keys_of(const struct model *m, float *qkv) {
+    return real_at(m, qkv, (size_t)m->config->n_heads * (size_t)m->config->head_dim);
+}
+
+static float *values_of(const struct model *m, float *qkv) {
+    return real_at(m, qkv, (size_t)(m->config->n_heads + m->config->n_kv_heads) * (size_t)m->config->head_dim);
+}
+
+static size_t qkv_width(const struct model *m) {
+    return (size_t)(m->config->n_heads + 2 * m->config->n_kv_heads) * (size_t)m->config->head_dim;
+}
+
+static void attend_cache(const struct model *m, const struct step *s, int l) {
     const struct model_config *c = m->config;
+    const struct layer_activations *a = &s->a->layers[l];
+    const float *k = keys_of(m, a->qkv), *v = values_of(m, a->qkv);
+    const uint8_t *open = s->all_open ? s->all_open : s->a->open + gates_at(m, s, l);
     const struct attend_args args = {
-        .cache = s->cache, .batch = s->batch, .layer = l, .q = q, .k = k, .v = v, .open = open, .n_rows = s->n_rows,
-        .n_heads = (size_t)c->n_heads, .ld_qkv = ld, .scale = (float)c->attention_scale,
-        .softcap = (float)c->attention_softcap, .out = s->a->act, .lse = s->stats ? s->a->lse : NULL};
+        .cache = s->cache, .batch = s->batch, .layer = l, .q = a->qkv, .k = k, .v = v, .open = open, .n_rows = s->n_rows,
+        .n_heads = (size_t)c->n_heads, .ld_qkv = qkv_width(m), .scale = (float)c->attention_scale,
+        .softcap = (float)c->attention_softcap, .out = a->attended, .lse = s->stats ? a->lse : NULL};
     m->ops->attend_cache(m->dev, &args);
     if (s->stats && c->layers[l].sliding_window == 0) {
         size_t at = (size_t)l * (size_t)s->batch.n_seq * (size_t)c->n_kv_heads;
@@ -70,51 +93,96 @@ static void attend(const struct model *m, const struct step *s, int l, const flo
             .bin_of_distance = s->stats->bin_of_distance, .n_bins = s->stats->n_bins});
     }
     m->ops->kv_append(m->dev, &(struct kv_append_args){
-        .cache = s->cache, .batch = s->batch, .layer = l, .k = k, .v = v, .open = open, .ld_kv = ld});
+        .cache = s->cache, .batch = s->batch, .layer = l, .k = k, .v = v, .open = open, .ld_kv = qkv_width(m)});
+}
+
+struct attend_seq_args model_attend_seq_args(const struct model *m, const struct step *s, int l) {
+    const struct model_config *c = m->config;
+    const struct layer_activations *a = &s->a->layers[l];
+    bool sliding = c->layers[l].sliding_window > 0;
+    return (struct attend_seq_args){
+        .n_seq = s->batch.n_seq, .row_splits = s->batch.row_splits, .q = a->qkv, .k = keys_of(m, a->qkv),
+        .v = values_of(m, a->qkv), .n_rows = s->n_rows, .n_heads = (size_t)c->n_heads, .n_kv_heads = (size_t)c->n_kv_heads,
+        .head_dim = (size_t)c->head_dim, .ld_qkv = qkv_width(m), .window = s->sequences->window + l * c->n_kv_heads,
+        .sinks = sliding ? 0 : s->policy->sinks,
+        .log_gate = sliding || !s->sequences->gates ? NULL : real_at(m, s->a->log_gate, gates_at(m, s, l)),
+        .scale = (float)c->attention_scale, .softcap = (float)c->attention_softcap, .out = a->attended, .lse = a->lse};
+}
+
+uint8_t *model_acting_gates(const struct model *m, const struct step *s, int l) {
+    bool own = s->sequences->sampled || s->sequences->imposed;
+    return (own ? s->a->acting : s->a->open) + gates_at(m, s, l);
+}
+
+static void attend_sequences(const struct model *m, const struct step *s, int l) {
+    const struct step_sequences *how = s->sequences;
+    const struct attend_seq_args args = model_attend_seq_args(m, s, l);
+    float *u = real_at(m, s->a->utility, gates_at(m, s, l));
+    uint8_t *acting = model_acting_gates(m, s, l);
+    if (args.log_gate && how->sampled)
+        m->ops->train->gate_sample(m->dev, u, &args, s->batch.sequence_id, how->seed, l, how->sample_clip, acting);
+    if (args.log_gate)
+        m->ops->train->gate_log(m->dev, &(struct gate_log_args){
+            .u = u, .open = acting, .n = s->n_rows * args.n_kv_heads, .blend = how->blend, .hard = how->hard,
+            .log_gate = real_at(m, s->a->log_gate, gates_at(m, s, l))});
+    m->ops->train->attend_seq(m->dev, &args);
 }
 
 /* Leaves the block's output in a->delta. */
 static void attention_block(const struct model *m, const struct step *s, int l, const float *add) {
     const struct model_config *c = m->config;
     const struct model_layer *w = &m->layers[l];
-    size_t n_q = (size_t)c->n_heads * (size_t)c->head_dim, n_kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    size_t ld = n_q + 2 * n_kv, at = (size_t)l * s->n_rows * (size_t)c->n_kv_heads;
-    float *q = s->a->qkv, *k = real_at(m, q, n_q), *v = real_at(m, k, n_kv);
-    float *utility = real_at(m, s->a->utility, at);
-    uint8_t *open = s->a->open + at;
+    const struct layer_activations *a = &s->a->layers[l];
+    size_t d = (size_t)c->d_model, ld = qkv_width(m);
     bool normed_f32 = s->policy->scorer == SCORER_PREDICTOR && m->predictor->input == PREDICTOR_NORMED;
-    norm(m, s, s->a->x, add, w->attention_norm, normed_f32 ? s->a->h : NULL, s->a->act);
-    project(m, s, w->q, w->q_bias, q, ld);
-    project(m, s, w->k, w->k_bias, k, ld);
-    project(m, s, w->v, w->v_bias, v, ld);
-    prepare_heads(m, s, &c->layers[l], q, w->q_norm, (size_t)c->n_heads, ld);
-    prepare_heads(m, s, &c->layers[l], k, w->k_norm, (size_t)c->n_kv_heads, ld);
-    score(m, s, l, utility, open);
-    attend(m, s, l, q, k, v, s->all_open ? s->all_open : open, ld);
-    project(m, s, w->o, w->o_bias, s->a->delta, (size_t)c->d_model);
+    norm(m, s, a->x, add, w->attention_norm, normed_f32 ? a->h : NULL, a->normed);
+    project(m, s, w->q, a->normed, w->q_bias, w->q_norm ? a->qkv_raw : a->qkv, ld);
+    project(m, s, w->k, a->normed, w->k_bias, keys_of(m, w->k_norm ? a->qkv_raw : a->qkv), ld);
+    project(m, s, w->v, a->normed, w->v_bias, values_of(m, a->qkv), ld);
+    prepare_heads(m, s, &c->layers[l], a->qkv_raw, a->qkv, w->q_norm, (size_t)c->n_heads, ld);
+    prepare_heads(m, s, &c->layers[l], keys_of(m, a->qkv_raw), keys_of(m, a->qkv), w->k_norm, (size_t)c->n_kv_heads, ld);
+    if (s->cache || s->sequences->gates)
+        score(m, s, l);
+    if (s->cache)
+        attend_cache(m, s, l);
+    else
+        attend_sequences(m, s, l);
+    project(m, s, w->o, a->attended, w->o_bias, a->attention_out, d);
     if (w->attention_post_norm)
-        norm(m, s, s->a->delta, NULL, w->attention_post_norm, s->a->delta, NULL);
+        norm(m, s, a->attention_out, NULL, w->attention_post_norm, s->a->delta, NULL);
 }
 
 /* Adds the attention block's delta to the residual and leaves the MLP's output in a->delta. */
 static void mlp_block(const struct model *m, const struct step *s, int l) {
     const struct model_config *c = m->config;
     const struct model_layer *w = &m->layers[l];
-    size_t d_ffn = (size_t)c->d_ffn;
-    norm(m, s, s->a->x, s->a->delta, w->ffn_norm, NULL, s->a->act);
-    project(m, s, w->gate, w->gate_bias, s->a->gate_up, 2 * d_ffn);
-    project(m, s, w->up, w->up_bias, real_at(m, s->a->gate_up, d_ffn), 2 * d_ffn);
-    m->ops->act_mul(m->dev, s->a->gate_up, c->ffn_act, s->n_rows, d_ffn, s->a->act);
-    project(m, s, w->down, w->down_bias, s->a->delta, (size_t)c->d_model);
+    const struct layer_activations *a = &s->a->layers[l];
+    size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn;
+    carry(m, s, a->x_mid, a->x);
+    norm(m, s, a->x_mid, s->a->delta, w->ffn_norm, NULL, a->mlp_normed);
+    project(m, s, w->gate, a->mlp_normed, w->gate_bias, a->gate_up, 2 * d_ffn);
+    project(m, s, w->up, a->mlp_normed, w->up_bias, real_at(m, a->gate_up, d_ffn), 2 * d_ffn);
+    m->ops->act_mul(m->dev, a->gate_up, c->ffn_act, s->n_rows, d_ffn, a->mlp_act);
+    project(m, s, w->down, a->mlp_act, w->down_bias, a->mlp_out, d);
     if (w->ffn_post_norm)
-        norm(m, s, s->a->delta, NULL, w->ffn_post_norm, s->a->delta, NULL);
+        norm(m, s, a->mlp_out, NULL, w->ffn_post_norm, s->a->delta, NULL);
+}
+
+void model_forward_layer(const struct model *m, const struct step *s, int l) {
+    attention_block(m, s, l, NULL);
+    mlp_block(m, s, l);
 }
 
 void model_forward(const struct model *m, const struct step *s) {
-    m->ops->embed(m->dev, m->embed, s->a->ids, s->n_rows, (float)m->config->embed_scale, s->a->x);
-    for (int l = 0; l < m->config->n_layers; l++) {
+    const struct layer_activations *layers = s->a->layers;
+    int n_layers = m->config->n_layers;
+    m->ops->embed(m->dev, m->embed, s->a->ids, s->n_rows, (float)m->config->embed_scale, layers[0].x);
+    for (int l = 0; l < n_layers; l++) {
+        if (l > 0)
+            carry(m, s, layers[l].x, layers[l - 1].x_mid);
         attention_block(m, s, l, l > 0 ? s->a->delta : NULL); /* the residual takes each delta in the next norm */
         mlp_block(m, s, l);
     }
-    norm(m, s, s->a->x, s->a->delta, m->final_norm, NULL, s->a->final);
+    carry(m, s, s->a->x_out, layers[n_layers - 1].x_mid);
+    norm(m, s, s->a->x_out, s->a->delta, m->final_norm, NULL, s->a->final);
 }

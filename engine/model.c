@@ -1,13 +1,13 @@
 #include "engine/model.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/file.h"
 #include "base/mem.h"
 #include "engine/lora.h"
+#include "engine/model_tensors.h"
 #include "engine/predictor.h"
+#include "engine/rope.h"
 
 /* What every load needs. After the first failure `rc` is not OK and later loads do nothing. */
 struct loader {
@@ -17,13 +17,7 @@ struct loader {
     struct model *model;
     struct err *err;
     int rc;
-    char prefix[64]; /* "model.layers.N." */
 };
-
-static const char *full_name(const struct loader *l, const char *name, char out[160]) {
-    snprintf(out, 160, "%s%s", l->prefix, name);
-    return out;
-}
 
 float *model_upload_real(const struct ops *ops, struct device *dev, const float *values, size_t n, struct err *err) {
     size_t size = real_size(ops, dev);
@@ -42,25 +36,37 @@ float *model_upload_real(const struct ops *ops, struct device *dev, const float 
     return out;
 }
 
-/* A vector of n elements, widened to f32 and uploaded. */
-static float *load_vector(struct loader *l, const char *name, size_t n) {
-    const struct tensor *tensor;
-    char full[160];
-    float *wide, *out = NULL;
-    if (l->rc != OK ||
-        (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 1, n, 0, &tensor, l->err)) != OK ||
-        (l->rc = tensor_check_finite(tensor, l->err)) != OK)
-        return NULL;
-    if (!(wide = mem_alloc(n, sizeof *wide, full, l->err))) {
-        l->rc = ERR_MEMORY;
-        return NULL;
+int model_upload_rope(const struct model *m, size_t n_pos, float *out[2], struct err *err) {
+    const struct model_config *c = m->config;
+    float *table = NULL;
+    size_t n;
+    int rc = OK;
+    if (!size_mul(n_pos, (size_t)c->head_dim, &n) || !(table = mem_alloc(n, sizeof *table, "RoPE tables", err)))
+        rc = err_memory(err, "RoPE tables", n_pos);
+    for (int i = 0; i < c->n_rope && rc == OK; i++) {
+        rc = rope_table(&c->rope[i], c->head_dim, c->max_positions, n_pos, table, err);
+        if (rc == OK && !(out[i] = model_upload_real(m->ops, m->dev, table, n, err)))
+            rc = ERR_MEMORY;
     }
-    for (size_t i = 0; i < n; i++)
-        wide[i] = (float)dtype_load(tensor->data, tensor->dtype, i);
-    if (!(out = model_upload_real(l->ops, l->dev, wide, n, l->err)))
+    free(table);
+    return rc;
+}
+
+/* A vector, widened to f32 and uploaded. */
+static void load_vector(struct loader *l, const struct model_tensor *t) {
+    const struct tensor *tensor;
+    float *wide;
+    if ((l->rc = checkpoint_require(l->checkpoint, t->name, 1, t->n_cols, 0, &tensor, l->err)) != OK ||
+        (l->rc = tensor_check_finite(tensor, l->err)) != OK)
+        return;
+    if (!(wide = mem_alloc(t->n_cols, sizeof *wide, t->name, l->err))) {
+        l->rc = ERR_MEMORY;
+        return;
+    }
+    tensor_to_f32(tensor, wide);
+    if (!(*t->vector = model_upload_real(l->ops, l->dev, wide, t->n_cols, l->err)))
         l->rc = ERR_MEMORY;
     free(wide);
-    return out;
 }
 
 /* A mapped matrix: bytes that the device copied are not needed any more. */
@@ -90,63 +96,20 @@ static struct weight *prepare_owned(struct loader *l, float **data, size_t n_row
     return out;
 }
 
-static struct weight *load_matrix(struct loader *l, const char *name, size_t n_rows, size_t n_cols) {
+static void load_matrix(struct loader *l, const struct model_tensor *t) {
     const struct tensor *tensor;
-    struct weight *out = NULL;
     float *merged = NULL;
-    char full[160];
-    if (l->rc != OK ||
-        (l->rc = checkpoint_require(l->checkpoint, full_name(l, name, full), 2, n_rows, n_cols, &tensor, l->err)) != OK ||
+    if ((l->rc = checkpoint_require(l->checkpoint, t->name, 2, t->n_rows, t->n_cols, &tensor, l->err)) != OK ||
         (l->rc = tensor_check_finite(tensor, l->err)) != OK ||
-        (l->rc = lora_merge(l->checkpoint, full, n_rows, n_cols, &merged, l->err)) != OK)
-        return NULL;
+        (l->rc = lora_merge(l->checkpoint, t->name, t->n_rows, t->n_cols, &merged, l->err)) != OK)
+        return;
     if (merged)
-        out = prepare_owned(l, &merged, n_rows, n_cols, WEIGHT_COMPUTE);
+        *t->weight = prepare_owned(l, &merged, t->n_rows, t->n_cols, WEIGHT_COMPUTE);
     else
-        out = prepare_mapped(l, &(struct host_matrix){tensor->data, tensor->dtype, n_rows, n_cols});
-    if (out)
-        l->model->weight_bytes += l->ops->weight_bytes(out);
+        *t->weight = prepare_mapped(l, &(struct host_matrix){tensor->data, tensor->dtype, t->n_rows, t->n_cols});
+    if (*t->weight)
+        l->model->weight_bytes += l->ops->weight_bytes(*t->weight);
     free(merged);
-    return out;
-}
-
-static float *load_bias(struct loader *l, bool wanted, const char *name, size_t n) {
-    return wanted ? load_vector(l, name, n) : NULL;
-}
-
-static void load_attention(struct loader *l, struct model_layer *w) {
-    const struct model_config *c = l->model->config;
-    size_t d = (size_t)c->d_model, n_q = (size_t)c->n_heads * (size_t)c->head_dim,
-           n_kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    w->attention_norm = load_vector(l, "input_layernorm.weight", d);
-    w->q = load_matrix(l, "self_attn.q_proj.weight", n_q, d);
-    w->k = load_matrix(l, "self_attn.k_proj.weight", n_kv, d);
-    w->v = load_matrix(l, "self_attn.v_proj.weight", n_kv, d);
-    w->o = load_matrix(l, "self_attn.o_proj.weight", d, n_q);
-    w->q_bias = load_bias(l, c->qkv_bias, "self_attn.q_proj.bias", n_q);
-    w->k_bias = load_bias(l, c->qkv_bias, "self_attn.k_proj.bias", n_kv);
-    w->v_bias = load_bias(l, c->qkv_bias, "self_attn.v_proj.bias", n_kv);
-    w->o_bias = load_bias(l, c->o_bias, "self_attn.o_proj.bias", d);
-    w->q_norm = load_bias(l, c->qk_norm, "self_attn.q_norm.weight", (size_t)c->head_dim);
-    w->k_norm = load_bias(l, c->qk_norm, "self_attn.k_norm.weight", (size_t)c->head_dim);
-}
-
-static void load_mlp(struct loader *l, struct model_layer *w) {
-    const struct model_config *c = l->model->config;
-    size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn;
-    if (c->sandwich_norms) {
-        w->attention_post_norm = load_vector(l, "post_attention_layernorm.weight", d);
-        w->ffn_norm = load_vector(l, "pre_feedforward_layernorm.weight", d);
-        w->ffn_post_norm = load_vector(l, "post_feedforward_layernorm.weight", d);
-    } else {
-        w->ffn_norm = load_vector(l, "post_attention_layernorm.weight", d);
-    }
-    w->gate = load_matrix(l, "mlp.gate_proj.weight", d_ffn, d);
-    w->up = load_matrix(l, "mlp.up_proj.weight", d_ffn, d);
-    w->down = load_matrix(l, "mlp.down_proj.weight", d, d_ffn);
-    w->gate_bias = load_bias(l, c->mlp_bias, "mlp.gate_proj.bias", d_ffn);
-    w->up_bias = load_bias(l, c->mlp_bias, "mlp.up_proj.bias", d_ffn);
-    w->down_bias = load_bias(l, c->mlp_bias, "mlp.down_proj.bias", d);
 }
 
 static float *upload_predictor_vector(struct loader *l, const float *data, size_t n) {
@@ -156,13 +119,13 @@ static float *upload_predictor_vector(struct loader *l, const float *data, size_
     return out;
 }
 
-static void load_predictor(struct loader *l, int layer, struct model_layer *w) {
+static void load_predictor(struct loader *l, int layer) {
     const struct model_config *c = l->model->config;
+    struct model_layer *w = &l->model->layers[layer];
     struct predictor_layer p = {0};
-    if (l->rc != OK || !l->model->predictor || c->layers[layer].sliding_window > 0)
+    if (c->layers[layer].sliding_window > 0 || (l->rc = predictor_layer_read(l->checkpoint, layer, &p, l->err)) != OK)
         return;
-    if ((l->rc = predictor_layer_read(l->checkpoint, layer, &p, l->err)) != OK)
-        return;
+    w->predictor_hidden = p.hidden;
     w->fc1 = prepare_owned(l, &p.fc1, p.hidden, (size_t)c->d_model, WEIGHT_F32);
     w->b1 = upload_predictor_vector(l, p.b1, p.hidden);
     w->fc2 = prepare_owned(l, &p.fc2, (size_t)c->n_kv_heads, p.hidden, WEIGHT_F32);
@@ -172,18 +135,19 @@ static void load_predictor(struct loader *l, int layer, struct model_layer *w) {
 
 static void load_all(struct loader *l) {
     struct model *m = l->model;
-    size_t d = (size_t)m->config->d_model, vocab = (size_t)m->config->vocab_size;
-    m->embed = load_matrix(l, "model.embed_tokens.weight", vocab, d);
-    m->final_norm = load_vector(l, "model.norm.weight", d);
-    m->lm_head = m->config->tie_embeddings ? m->embed : load_matrix(l, "lm_head.weight", vocab, d);
-    if (!m->config->tie_embeddings && m->embed)
-        m->weight_bytes -= l->ops->weight_bytes(m->embed); /* one row of it is read, not the table */
-    for (int i = 0; i < m->config->n_layers && l->rc == OK; i++) {
-        snprintf(l->prefix, sizeof l->prefix, "model.layers.%d.", i);
-        load_attention(l, &m->layers[i]);
-        load_mlp(l, &m->layers[i]);
-        load_predictor(l, i, &m->layers[i]);
+    for (size_t i = 0; i < model_n_tensors(m) && l->rc == OK; i++) {
+        struct model_tensor t = model_tensor_at(m, i);
+        if (t.present && t.vector)
+            load_vector(l, &t);
+        else if (t.present)
+            load_matrix(l, &t);
     }
+    if (m->config->tie_embeddings)
+        m->lm_head = m->embed;
+    else if (m->embed)
+        m->weight_bytes -= l->ops->weight_bytes(m->embed); /* one row of it is read, not the table */
+    for (int i = 0; m->predictor && i < m->config->n_layers && l->rc == OK; i++)
+        load_predictor(l, i);
 }
 
 int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struct device *dev, struct model **out,
@@ -211,80 +175,28 @@ int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struc
     return l.rc;
 }
 
-static void free_layer(const struct model *m, struct model_layer *w) {
-    float *vectors[] = {w->attention_norm, w->attention_post_norm, w->ffn_norm, w->ffn_post_norm, w->q_norm, w->k_norm,
-                        w->q_bias, w->k_bias, w->v_bias, w->o_bias, w->gate_bias, w->up_bias, w->down_bias, w->b1, w->b2};
-    struct weight *matrices[] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down, w->fc1, w->fc2};
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-        m->ops->mem_free(m->dev, vectors[i]);
-    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
-        if (matrices[i])
-            m->ops->weight_free(m->dev, matrices[i]);
+static void free_tensors(struct model *m) {
+    if (m->config->tie_embeddings)
+        m->lm_head = NULL; /* the embedding once more */
+    for (size_t i = 0; i < model_n_tensors(m); i++) {
+        struct model_tensor t = model_tensor_at(m, i);
+        if (t.vector) {
+            m->ops->mem_free(m->dev, *t.vector);
+            *t.vector = NULL; /* two entries may share a place */
+        } else if (*t.weight) {
+            m->ops->weight_free(m->dev, *t.weight);
+        }
+    }
 }
 
 void model_free(struct model *m) {
     if (!m)
         return;
-    for (int i = 0; m->layers && i < m->config->n_layers; i++)
-        free_layer(m, &m->layers[i]);
-    if (m->lm_head && m->lm_head != m->embed)
-        m->ops->weight_free(m->dev, m->lm_head);
-    if (m->embed)
-        m->ops->weight_free(m->dev, m->embed);
-    m->ops->mem_free(m->dev, m->final_norm);
+    if (m->layers)
+        free_tensors(m);
     for (size_t i = 0; i < m->n_owned; i++)
         free(m->owned[i]);
     free(m->owned);
     free(m->layers);
     free(m);
-}
-
-/* One device array of n items of `size` bytes per row; sticky failure in *rc. */
-static void *work_array(const struct model *m, size_t max_rows, size_t n, size_t size, bool *failed) {
-    size_t n_bytes;
-    void *out = NULL;
-    if (!*failed && size_mul(max_rows, n, &n_bytes) && size_mul(n_bytes, size, &n_bytes))
-        out = m->ops->mem_alloc(m->dev, n_bytes);
-    if (!out)
-        *failed = true;
-    return out;
-}
-
-int activations_create(const struct model *m, size_t max_rows, bool attention_stats, struct activations *a,
-                       struct err *err) {
-    const struct model_config *c = m->config;
-    size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn, head_dim = (size_t)c->head_dim,
-           real = real_size(m->ops, m->dev);
-    size_t n_q = (size_t)c->n_heads * head_dim, n_gates = (size_t)c->n_layers * (size_t)c->n_kv_heads;
-    size_t act = dtype_size(m->ops->device_dtype(m->dev)), widest = d_ffn > n_q ? d_ffn : n_q;
-    bool failed = false;
-    *a = (struct activations){.max_rows = max_rows};
-    if (widest < d)
-        widest = d;
-    a->ids = work_array(m, max_rows, 1, sizeof *a->ids, &failed);
-    a->pos = work_array(m, max_rows, 1, sizeof *a->pos, &failed);
-    a->x = work_array(m, max_rows, d, real, &failed);
-    a->delta = work_array(m, max_rows, d, real, &failed);
-    a->h = work_array(m, max_rows, d, real, &failed);
-    a->act = work_array(m, max_rows, widest, act, &failed);
-    a->qkv = work_array(m, max_rows, n_q + 2 * (size_t)c->n_kv_heads * head_dim, real, &failed);
-    a->gate_up = work_array(m, max_rows, 2 * d_ffn, real, &failed);
-    a->utility = work_array(m, max_rows, n_gates, real, &failed);
-    a->open = work_array(m, max_rows, n_gates, 1, &failed);
-    a->final = work_array(m, max_rows, d, act, &failed);
-    if (attention_stats)
-        a->lse = work_array(m, max_rows, (size_t)c->n_heads, real, &failed);
-    if (!failed)
-        return OK;
-    activations_free(m, a);
-    int rc = m->ops->sync(m->dev, err);
-    return rc != OK ? rc : err_memory(err, "activations", SIZE_MAX);
-}
-
-void activations_free(const struct model *m, struct activations *a) {
-    void *arrays[] = {a->ids, a->pos,     a->x,       a->delta, a->h,   a->act,
-                      a->qkv, a->gate_up, a->utility, a->open,  a->lse, a->final};
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
-        m->ops->mem_free(m->dev, arrays[i]);
-    *a = (struct activations){0};
 }

@@ -9,6 +9,11 @@ struct choice {
     int value;
 };
 
+static const struct choice comparisons[] = {{">=", false}, {">", true}};
+static const struct choice inputs[] = {{"normed", PREDICTOR_NORMED}, {"residual", PREDICTOR_RESIDUAL}};
+static const struct choice activations[] = {{"silu", ACT_SILU}, {"gelu", ACT_GELU}, {"none", ACT_NONE}};
+static const struct choice outputs[] = {{"sigmoid", true}, {"identity", false}};
+
 /* One of `n` names; an absent key leaves *out. */
 static void read_choice(struct config_reader *r, const char *key, const struct choice *choices, size_t n, int *out) {
     const char *name = NULL;
@@ -45,10 +50,6 @@ static void read_lora(struct config_reader *r, struct predictor_config *out) {
 }
 
 int predictor_config_read(const json_t *object, const char *where, struct predictor_config *out, struct err *err) {
-    static const struct choice comparisons[] = {{">=", false}, {">", true}};
-    static const struct choice inputs[] = {{"normed", PREDICTOR_NORMED}, {"residual", PREDICTOR_RESIDUAL}};
-    static const struct choice activations[] = {{"silu", ACT_SILU}, {"gelu", ACT_GELU}, {"none", ACT_NONE}};
-    static const struct choice outputs[] = {{"sigmoid", true}, {"identity", false}};
     struct config_reader r = {object, where, err, OK};
     int version = 1, strict = false, input = PREDICTOR_NORMED, act = ACT_SILU, sigmoid = true;
     *out = (struct predictor_config){.window = 128, .threshold = 0.5};
@@ -67,4 +68,27 @@ int predictor_config_read(const json_t *object, const char *where, struct predic
     out->act = (enum act)act;
     out->sigmoid = sigmoid;
     return r.rc;
+}
+
+static const char *choice_name(const struct choice *choices, size_t n, int value) {
+    for (size_t i = 0; i < n; i++)
+        if (choices[i].value == value)
+            return choices[i].name;
+    return NULL;
+}
+
+json_t *predictor_config_json(const struct predictor_config *c) {
+    json_t *out = json_pack("{s:i, s:i, s:f, s:s, s:s, s:s, s:s}", "format_version", 1, "window", c->window, "threshold",
+                            c->threshold, "comparison", choice_name(comparisons, 2, c->strict), "input",
+                            choice_name(inputs, 2, (int)c->input), "activation", choice_name(activations, 3, (int)c->act),
+                            "output", choice_name(outputs, 2, c->sigmoid));
+    bool failed = !out;
+    if (out && c->lora_r > 0)
+        failed = json_object_set_new(out, "r", json_integer(c->lora_r)) != 0 ||
+                 json_object_set_new(out, "lora_alpha", json_real(c->lora_alpha)) != 0;
+    if (failed) {
+        json_decref(out);
+        out = NULL;
+    }
+    return out;
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "engine/rope.h"
+#include "engine/forward.h"
 
 /* The step that was fed last; host arrays of n_slots (+ 1). */
 struct last_step {
@@ -103,20 +103,6 @@ static int create_cache(struct session *s, struct err *err) {
     return rc;
 }
 
-static int create_rope(struct session *s, struct err *err) {
-    const struct model_config *c = s->model->config;
-    size_t n = (size_t)s->options.max_len * (size_t)c->head_dim;
-    int rc = OK;
-    float *table = host_array(n, sizeof *table, &rc, err);
-    for (int i = 0; i < c->n_rope && rc == OK; i++) {
-        rc = rope_table(&c->rope[i], c->head_dim, c->max_positions, (size_t)s->options.max_len, table, err);
-        if (rc == OK && !(s->rope[i] = model_upload_real(s->model->ops, s->model->dev, table, n, err)))
-            rc = ERR_MEMORY;
-    }
-    free(table);
-    return rc;
-}
-
 static int create_stats(struct session *s, struct err *err) {
     int rc = OK, n_bins = distance_bins(s->options.max_len, NULL);
     size_t lanes = n_lanes(s), n_slots = (size_t)s->options.n_slots, n = n_slots * lanes;
@@ -187,9 +173,9 @@ int session_create(const struct model *model, const struct session_options *opti
     if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
-        rc = activations_create(model, options->max_rows, options->attention_stats, &s->a, err);
+        rc = activations_create(model, options->max_rows, KEEP_NOTHING, options->attention_stats, &s->a, err);
     if (rc == OK)
-        rc = create_rope(s, err);
+        rc = model_upload_rope(model, (size_t)options->max_len, s->rope, err);
     if (rc == OK)
         rc = create_cache(s, err);
     if (rc == OK && options->attention_stats)

@@ -273,7 +273,107 @@ static void guard_sample(struct device *dev, const struct sample_args *a) {
     end(dev);
 }
 
+/* ---- training ---------------------------------------------------------------------------------------------------- */
+
+static void guard_rmsnorm_grad(struct device *dev, const struct rmsnorm_grad_args *a) {
+    begin(dev);
+    ref_rmsnorm_grad(dev, a);
+    end(dev);
+}
+
+static void guard_linear_grad(struct device *dev, const struct linear_grad_args *a) {
+    begin(dev);
+    ref_linear_grad(dev, a);
+    end(dev);
+}
+
+static void guard_act_mul_grad(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n,
+                               const float *dout, float *dgate_up) {
+    begin(dev);
+    ref_act_mul_grad(dev, gate_up, act, n_rows, n, dout, dgate_up);
+    end(dev);
+}
+
+static void guard_embed_grad(struct device *dev, const int32_t *ids, size_t n_rows, size_t n_cols, float scale,
+                             const float *dout, float *dtable) {
+    begin(dev);
+    ref_embed_grad(dev, ids, n_rows, n_cols, scale, dout, dtable);
+    end(dev);
+}
+
+static void guard_predict_grad(struct device *dev, const struct predict_grad_args *a) {
+    begin(dev);
+    ref_predict_grad(dev, a);
+    end(dev);
+}
+
+static void guard_gate_log(struct device *dev, const struct gate_log_args *a) {
+    begin(dev);
+    ref_gate_log(dev, a);
+    end(dev);
+}
+
+static void guard_gate_log_grad(struct device *dev, const struct gate_log_grad_args *a) {
+    begin(dev);
+    ref_gate_log_grad(dev, a);
+    end(dev);
+}
+
+static void guard_gate_sample(struct device *dev, const float *u, const struct attend_seq_args *sequences,
+                              const uint64_t *sequence_id, uint64_t seed, int layer, float clip, uint8_t *open) {
+    begin(dev);
+    ref_gate_sample(dev, u, sequences, sequence_id, seed, layer, clip, open);
+    end(dev);
+}
+
+static void guard_attend_seq(struct device *dev, const struct attend_seq_args *a) {
+    begin(dev);
+    ref_attend_seq(dev, a);
+    end(dev);
+}
+
+static void guard_attend_seq_grad(struct device *dev, const struct attend_seq_grad_args *a) {
+    begin(dev);
+    ref_attend_seq_grad(dev, a);
+    end(dev);
+}
+
+static void guard_nll_grad(struct device *dev, const struct nll_grad_args *a) {
+    begin(dev);
+    ref_nll_grad(dev, a);
+    end(dev);
+}
+
+static void guard_adamw(struct device *dev, const struct adamw_args *a) {
+    begin(dev);
+    ref_adamw(dev, a);
+    end(dev);
+}
+
+static void guard_norm_sq(struct device *dev, const float *x, size_t n, double *sum) {
+    begin(dev);
+    ref_norm_sq(dev, x, n, sum);
+    end(dev);
+}
+
 const struct ops *ops_guard(void) {
+    static const struct train_ops train = {
+        .weight_make = ref_weight_make,
+        .weight_refresh = ref_weight_refresh,
+        .rmsnorm_grad = guard_rmsnorm_grad,
+        .linear_grad = guard_linear_grad,
+        .act_mul_grad = guard_act_mul_grad,
+        .embed_grad = guard_embed_grad,
+        .predict_grad = guard_predict_grad,
+        .gate_log = guard_gate_log,
+        .gate_log_grad = guard_gate_log_grad,
+        .gate_sample = guard_gate_sample,
+        .attend_seq = guard_attend_seq,
+        .attend_seq_grad = guard_attend_seq_grad,
+        .nll_grad = guard_nll_grad,
+        .adamw = guard_adamw,
+        .norm_sq = guard_norm_sq,
+    };
     static const struct ops table = {
         .name = "guard",
         .open = guard_open,
@@ -315,6 +415,7 @@ const struct ops *ops_guard(void) {
         .nll = guard_nll,
         .logits = guard_logits,
         .sample = guard_sample,
+        .train = &train,
     };
     return &table;
 }

@@ -2,6 +2,7 @@
  * Prints CSV. Every case alternates with an oneDNN bf16 product of 512 x 2048 x 2048 and a read of 256 MB, so that rates can
  * be judged by what the machine gave in the same minute. */
 #include <dnnl.h>
+#include <limits.h>
 #include <math.h>
 #include <omp.h>
 #include <stdbool.h>
@@ -13,7 +14,7 @@
 
 #include "base/rng.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/ops.h"
+#include "kernels/train_ops.h"
 
 enum { MAX_RUNS = 15, READ_BYTES = 256 << 20 };
 
@@ -411,6 +412,155 @@ static void bench_model(const struct yardstick *y) {
     }
 }
 
+/* ---- training ------------------------------------------------------------------------------------------------------ */
+
+struct attention_case {
+    struct attend_seq_args args;
+    struct attend_seq_grad_args grad;
+    bool forward, backward;
+};
+
+static void run_attention(void *arg) {
+    struct attention_case *c = arg;
+    if (c->forward)
+        ops->train->attend_seq(dev, &c->args);
+    if (c->backward)
+        ops->train->attend_seq_grad(dev, &c->grad);
+}
+
+/* Pairs of a query head and a key that one sequence of n_tok tokens sees. */
+static double visible_pairs(const struct attend_seq_args *a, size_t n_tok) {
+    double n = 0;
+    for (size_t k = 0; k < a->n_kv_heads; k++)
+        for (size_t t = 0, open = 0; t < n_tok; t++) {
+            size_t window = (size_t)a->window[k], far = t + 1 > window ? t + 1 - window : 0;
+            open += far && a->log_gate && a->log_gate[(far - 1) * a->n_kv_heads + k] != -INFINITY;
+            n += (double)(t + 1 - far + open);
+        }
+    return n * (double)(a->n_heads / a->n_kv_heads);
+}
+
+/* Forward and backward of attention over sequences: everything in the window, soft gates, 25 % hard gates, window only. */
+static void bench_attention(const struct yardstick *y, int n_seq, int n_tok, size_t n_heads, size_t n_kv_heads,
+                            size_t head_dim, int window) {
+    static const char *const gates[] = {"full", "soft", "hard 25 %", "window only"};
+    size_t n = (size_t)(n_seq * n_tok), ld = (n_heads + 2 * n_kv_heads) * head_dim;
+    float *qkv = noise_matrix(n * ld, DTYPE_F32, 1), *soft = alloc(n * n_kv_heads * 4), *hard = alloc(n * n_kv_heads * 4);
+    float *d = alloc(n * ld * 4);
+    int splits[65] = {0}, windows[64];
+    for (int i = 0; i < n_seq; i++)
+        splits[i + 1] = splits[i] + n_tok;
+    for (size_t i = 0; i < n * n_kv_heads; i++)
+        soft[i] = -(float)fabs((double)noise()), hard[i] = noise() < -0.5f ? 0 : -INFINITY;
+    struct attention_case c = {.args = {.n_seq = n_seq, .row_splits = splits, .q = qkv, .k = qkv + n_heads * head_dim,
+                                        .v = qkv + (n_heads + n_kv_heads) * head_dim, .n_rows = n, .n_heads = n_heads,
+                                        .n_kv_heads = n_kv_heads, .head_dim = head_dim, .ld_qkv = ld, .window = windows,
+                                        .scale = (float)(1 / sqrt((double)head_dim)), .out = alloc(n * n_heads * head_dim * 4),
+                                        .lse = alloc(n * n_heads * 4)}};
+    c.grad = (struct attend_seq_grad_args){.forward = &c.args, .dout = noise_matrix(n * n_heads * head_dim, DTYPE_F32, 1),
+                                           .dq = d, .dk = d + n_heads * head_dim,
+                                           .dv = d + (n_heads + n_kv_heads) * head_dim,
+                                           .dlog_gate = alloc(n * n_kv_heads * 4)};
+    double full = 0;
+    for (int g = 0; g < 4; g++) {
+        double seconds[3];
+        for (size_t k = 0; k < n_kv_heads; k++)
+            windows[k] = g ? window : INT_MAX;
+        c.args.log_gate = g == 1 ? soft : g == 2 ? hard : NULL;
+        double flops = (double)n_seq * visible_pairs(&c.args, (size_t)n_tok) * (double)head_dim * 2;
+        for (int pass = 0; pass < 2; pass++) {
+            char name[128];
+            snprintf(name, sizeof name, "attend_seq%s %d x %d heads %zu/%zu dim %zu window %d %s", pass ? "_grad" : "", n_seq,
+                     n_tok, n_heads, n_kv_heads, head_dim, window, gates[g]);
+            c.forward = !pass, c.backward = pass;
+            seconds[pass] = report(y, name, run_attention, &c, (pass ? 5 : 2) * flops, 0);
+        }
+        seconds[2] = seconds[0] + seconds[1];
+        full = g ? full : seconds[2];
+        printf("# forward + backward %.0f us, full / this = %.2f\n", seconds[2] * 1e6, full / seconds[2]);
+    }
+}
+
+struct training {
+    const struct weight *w;
+    size_t n, d_model, d_ffn;
+    float *x, *x_wide, *y, *dx, *dw, *norm, *m, *v;
+    int32_t *ids;
+    double sum;
+};
+
+static void run_linear_forward(void *arg) {
+    struct training *t = arg;
+    ops->linear(dev, &(struct linear_args){.w = t->w, .x = t->x, .y = t->y, .n_rows = t->n, .ld_y = t->d_ffn});
+}
+
+static void run_linear_grad(void *arg) {
+    struct training *t = arg;
+    ops->train->linear_grad(dev, &(struct linear_grad_args){.w = t->w, .x = t->x, .dy = t->y, .n_rows = t->n,
+                                                            .ld_dy = t->d_ffn, .dx = t->dx, .dw = t->dw});
+}
+
+static void run_nll_grad(void *arg) {
+    struct training *t = arg;
+    struct nll_args forward = {.w = t->w, .x = t->x, .target = t->ids, .n_rows = t->n, .nll = t->norm + t->d_model};
+    ops->train->nll_grad(dev, &(struct nll_grad_args){.forward = &forward, .scale = 1e-3f, .dx = t->dx, .dw = t->dw});
+}
+
+static void run_rmsnorm_grad(void *arg) {
+    struct training *t = arg;
+    ops->train->rmsnorm_grad(dev, &(struct rmsnorm_grad_args){
+                                      .x = t->x, .weight = t->norm, .eps = 1e-5f, .n_rows = t->n, .n_groups = 1,
+                                      .n_cols = t->d_model, .ld_x = t->d_model, .dy = t->dx, .ld_dy = t->d_model,
+                                      .dx = t->dx, .ld_dx = t->d_model, .dweight = t->norm + t->d_model});
+}
+
+static void run_act_mul_grad(void *arg) {
+    struct training *t = arg;
+    ops->train->act_mul_grad(dev, t->x_wide, ACT_SILU, t->n, t->d_ffn, t->y, t->x_wide);
+}
+
+static void run_embed_grad(void *arg) {
+    struct training *t = arg;
+    ops->train->embed_grad(dev, t->ids, t->n, t->d_model, 1, t->dx, t->dw);
+}
+
+static void run_adamw(void *arg) {
+    struct training *t = arg;
+    ops->train->adamw(dev, &(struct adamw_args){.param = t->x_wide, .m = t->m, .v = t->v, .grad = t->y,
+                                                .n = t->n * t->d_ffn, .lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f,
+                                                .eps = 1e-8f, .weight_decay = 0.1f, .grad_scale = 1, .step = 10});
+}
+
+static void run_norm_sq(void *arg) {
+    struct training *t = arg;
+    ops->train->norm_sq(dev, t->x_wide, 2 * t->n * t->d_ffn, &t->sum);
+}
+
+static void bench_training(const struct yardstick *y, size_t n, size_t d_model, size_t d_ffn) {
+    struct training t = {.n = n, .d_model = d_model, .d_ffn = d_ffn, .x = noise_matrix(n * d_model, DTYPE_F32, 1),
+                         .x_wide = noise_matrix(n * d_ffn * 2, DTYPE_F32, 1), .y = noise_matrix(n * d_ffn, DTYPE_F32, 1),
+                         .dx = noise_matrix(n * d_model, DTYPE_F32, 1), .dw = alloc(d_model * d_ffn * 4),
+                         .norm = noise_matrix(d_model + n, DTYPE_F32, 1), .m = alloc(n * d_ffn * 4),
+                         .v = alloc(n * d_ffn * 4), .ids = alloc(n * 4)};
+    struct weight *w;
+    struct err err = {0};
+    check(ops->train->weight_make(dev, noise_matrix(d_model * d_ffn, DTYPE_F32, 0.05f), d_ffn, d_model, WEIGHT_COMPUTE, &w,
+                                  &err), &err);
+    t.w = w;
+    for (size_t i = 0; i < n; i++)
+        t.ids[i] = (int32_t)(i * 7919 % d_ffn);
+    double product = 2.0 * (double)(n * d_model * d_ffn), narrow = 4.0 * (double)(n * d_model), wide = 4.0 * (double)(n * d_ffn);
+    printf("# %zu rows of %zu, %zu wide\n", n, d_model, d_ffn);
+    report(y, "linear", run_linear_forward, &t, product, 0);
+    report(y, "linear_grad", run_linear_grad, &t, 2 * product, 0);
+    report(y, "nll_grad", run_nll_grad, &t, 3 * product, 0);
+    report(y, "rmsnorm_grad", run_rmsnorm_grad, &t, 0, 3 * narrow);
+    report(y, "act_mul_grad", run_act_mul_grad, &t, 0, 5 * wide);
+    report(y, "embed_grad", run_embed_grad, &t, 0, 3 * narrow);
+    report(y, "adamw", run_adamw, &t, 0, 7 * wide);
+    report(y, "norm_sq", run_norm_sq, &t, 0, 2 * wide);
+}
+
 int main(int argc, char **argv) {
     struct device_options options = {.n_threads = argc > 1 ? atoi(argv[1]) : 0};
     const char *what = argc > 2 ? argv[2] : "all";
@@ -425,6 +575,15 @@ int main(int argc, char **argv) {
     struct yardstick y = yardstick_make();
     printf("# %s\nname,median_us,min_us,gflops,share_of_gemm,gbytes_s,share_of_read,gemm_gflops,read_gbytes_s\n",
             ops->device_describe(dev));
+    if (strcmp(what, "train") == 0) {
+        bench_training(&y, 4096, 256, 768);
+        bench_training(&y, 2048, 256, 8192);
+        bench_attention(&y, 4, 1024, 8, 4, 32, 64);
+        bench_attention(&y, 4, 1024, 4, 4, 64, 128);
+        bench_attention(&y, 2, 2048, 9, 3, 64, 128);
+        bench_attention(&y, 1, 2048, 3, 1, 64, 128);
+        return 0;
+    }
     if (strcmp(what, "model") != 0) {
         static const size_t shapes[][3] = {{1, 49152, 576}, {1, 1536, 576}, {1, 576, 1536}, {16, 49152, 576}, {16, 1536,
                 576},

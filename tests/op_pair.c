@@ -52,15 +52,14 @@ double *random_values(struct pair *p, size_t n, double lo, double hi, enum dtype
     return x;
 }
 
-static void case_run(void **state) {
-    const struct op_case *c = *state;
+static void case_run(const struct op_case *c, bool trains) {
     static const size_t rows[] = {0, 1, 17, 97}, cols[] = {1, 17, 64, 97};
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
     const struct ops *list[MAX_BACKENDS];
     int n = backends_under_test(list);
     for (int b = 0; b < n; b++)
         for (int d = 0; d < 2; d++) {
-            if (!backend_opens(list[b], dtypes[d], NULL))
+            if (!backend_opens(list[b], dtypes[d], NULL) || (trains && !list[b]->train))
                 continue;
             int n_threads = 1 + (b + d) % 2; /* not 2 everywhere: idle threads spin, and tests share the machine */
             struct pair p = {backend_open_on(list[b], dtypes[d], n_threads), backend_open(ops_ref(), dtypes[d]),
@@ -75,13 +74,34 @@ static void case_run(void **state) {
         }
 }
 
-int op_cases_run(const struct op_case *cases, size_t n) {
+static void case_run_any(void **state) {
+    case_run(*state, false);
+}
+
+static void case_run_trained(void **state) {
+    case_run(*state, true);
+}
+
+static int cases_run(const struct op_case *cases, size_t n, CMUnitTestFunction run) {
     struct CMUnitTest tests[32];
     ASSERT(n <= sizeof tests / sizeof *tests);
     for (size_t i = 0; i < n; i++)
-        tests[i] = (struct CMUnitTest){.name = cases[i].name, .test_func = case_run,
+        tests[i] = (struct CMUnitTest){.name = cases[i].name, .test_func = run,
                                        .initial_state = (void *)(uintptr_t)&cases[i]};
     backends_print_skipped();
     /* cmocka_run_group_tests() wants an array of known size */
     return _cmocka_run_group_tests("ops", tests, n, NULL, NULL);
+}
+
+int op_cases_run(const struct op_case *cases, size_t n) {
+    return cases_run(cases, n, case_run_any);
+}
+
+int train_cases_run(const struct op_case *cases, size_t n) {
+    const struct ops *list[MAX_BACKENDS];
+    int n_backends = backends_under_test(list);
+    for (int i = 0; i < n_backends; i++)
+        if (!list[i]->train)
+            printf("SKIP %s: it does not train\n", list[i]->name);
+    return cases_run(cases, n, case_run_trained);
 }

@@ -43,5 +43,7 @@ struct op_case {
 /* Runs the cases as one cmocka group: each on every backend that opens, in f32 and bf16, with 0, 1, 17 and 97 rows of
  * 1, 17, 64 and 97 columns. Returns what main() should. */
 int op_cases_run(const struct op_case *cases, size_t n);
+/* The same on the backends that have ops->train. */
+int train_cases_run(const struct op_case *cases, size_t n);
 
 #endif

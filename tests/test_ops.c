@@ -62,8 +62,8 @@ static void case_rmsnorm(struct pair *p, size_t n_rows, size_t n_cols) {
 }
 
 /* Two products and a sum. */
-static void case_rope(struct pair *p, size_t n_rows, size_t n_cols) {
-    size_t dim = 2 * n_cols, n_heads = 3, ld = n_heads * dim + 1, n_pos = 50, n = n_rows * ld;
+static void run_rope(struct pair *p, size_t n_rows, size_t dim, bool inverse) {
+    size_t n_heads = 3, ld = n_heads * dim + 1, n_pos = 50, n = n_rows * ld;
     double *x = random_values(p, n, -3, 3, DTYPE_F32), *table = random_values(p, n_pos * dim, -1, 1, DTYPE_F32);
     double *tol = zalloc(n, sizeof *tol);
     int32_t *pos = zalloc(n_rows, sizeof *pos);
@@ -76,11 +76,17 @@ static void case_rope(struct pair *p, size_t n_rows, size_t n_cols) {
     for (int side = 0; side < 2; side++) {
         const struct backend *b = side_of(p, side);
         b->ops->rope(b->dev, &(struct rope_args){.x = on(&xd, side), .pos = on(&pd, side), .table = on(&td, side),
-                                                .n_rows = n_rows, .n_heads = n_heads, .head_dim = dim, .ld_x = ld});
+                                                .n_rows = n_rows, .n_heads = n_heads, .head_dim = dim, .ld_x = ld,
+                                                .inverse = inverse});
     }
-    duo_finish(p, "rope", &xd, tol, 0);
+    duo_finish(p, inverse ? "rope back" : "rope", &xd, tol, 0);
     duo_free(&td), duo_free(&pd);
     free(x), free(table), free(tol), free(pos);
+}
+
+static void case_rope(struct pair *p, size_t n_rows, size_t n_cols) {
+    run_rope(p, n_rows, 2 * n_cols, false);
+    run_rope(p, n_rows, 2 * n_cols, true);
 }
 
 /* exp is within 2 ulp and the rest are four roundings: 8 u of the result. 1 + tanh and 1 + erf cancel for negative

@@ -33,6 +33,7 @@ struct params {
     size_t n;
     struct param *list;     /* (n) in the model's order; tied embeddings once */
     size_t n_items;         /* over all */
+    double *norms_dev, *norms; /* (n) squared norms of the gradients, on the device and in host memory */
 };
 
 /* Takes the tensors over from a loaded model whose backend has ops->train: masters are the model's current values, widened;

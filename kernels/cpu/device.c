@@ -179,6 +179,12 @@ int cpu_sync(struct device *dev, struct err *err) {
     return err_set(err, dev->err.code, dev->err.where, "%s", dev->err.message);
 }
 
+bool device_trains(struct device *dev) {
+    if (dev->dtype != DTYPE_F32)
+        err_set(&dev->err, ERR_USAGE, "cpu", "training on the CPU computes in f32: open the device with that dtype");
+    return !device_failed(dev);
+}
+
 struct range thread_range(size_t n) {
     size_t n_threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
     size_t each = n / n_threads, rest = n % n_threads;

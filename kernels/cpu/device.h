@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 #include "kernels/cpu/isa.h"
-#include "kernels/ops.h"
+#include "kernels/train_ops.h"
 
 /* Buffers that grow to a high-water mark and stay. One op may use several at once, each for one purpose. */
 enum scratch_id {
@@ -15,6 +15,7 @@ enum scratch_id {
     SCRATCH_THREAD,  /* equal parts, one per thread */
     SCRATCH_KEYS,    /* the step's own keys and values in page layout */
     SCRATCH_ITEMS,   /* descriptions of work items */
+    SCRATCH_LANES,   /* which keys the lanes of packed sequences list */
     SCRATCH_PARTIAL, /* results of work items before they are joined */
     N_SCRATCH
 };
@@ -45,6 +46,9 @@ void *device_scratch(struct device *dev, enum scratch_id id, size_t n_bytes);
 static inline bool device_failed(const struct device *dev) {
     return dev->err.code != OK;
 }
+
+/* False after a failure, and on a BF16 device, which fails: training on the CPU computes in f32. */
+bool device_trains(struct device *dev);
 
 /* A part of n things for the calling thread of a parallel region: consecutive, in order of the thread number. */
 struct range {
@@ -104,6 +108,8 @@ void cpu_gather(struct device *dev, const void *x, const int32_t *index, size_t 
 void cpu_linear(struct device *dev, const struct linear_args *a);
 
 /* score.c */
+/* x (n) = act(x), by all threads */
+void device_activate(struct device *dev, float *x, enum act act, size_t n);
 void cpu_predict(struct device *dev, const struct predict_args *a);
 void cpu_score_const(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u);
 void cpu_score_random(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
@@ -123,5 +129,26 @@ void cpu_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int
 void cpu_nll(struct device *dev, const struct nll_args *a);
 void cpu_logits(struct device *dev, const struct weight *w, const void *x, float softcap, size_t n_rows, float *out);
 void cpu_sample(struct device *dev, const struct sample_args *a);
+
+/* The ops of kernels/train_ops.h, on F32 devices. */
+int cpu_weight_make(struct device *dev, const float *master, size_t n_rows, size_t n_cols, enum weight_use use,
+                    struct weight **out, struct err *err);
+void cpu_weight_refresh(struct device *dev, struct weight *w);
+void cpu_rmsnorm_grad(struct device *dev, const struct rmsnorm_grad_args *a);
+void cpu_linear_grad(struct device *dev, const struct linear_grad_args *a);
+void cpu_act_mul_grad(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n, const float *dout,
+                      float *dgate_up);
+void cpu_embed_grad(struct device *dev, const int32_t *ids, size_t n_rows, size_t n_cols, float scale, const float *dout,
+                    float *dtable);
+void cpu_predict_grad(struct device *dev, const struct predict_grad_args *a);
+void cpu_gate_log(struct device *dev, const struct gate_log_args *a);
+void cpu_gate_log_grad(struct device *dev, const struct gate_log_grad_args *a);
+void cpu_gate_sample(struct device *dev, const float *u, const struct attend_seq_args *sequences, const uint64_t *sequence_id,
+                     uint64_t seed, int layer, float clip, uint8_t *open);
+void cpu_attend_seq(struct device *dev, const struct attend_seq_args *a);
+void cpu_attend_seq_grad(struct device *dev, const struct attend_seq_grad_args *a);
+void cpu_nll_grad(struct device *dev, const struct nll_grad_args *a);
+void cpu_adamw(struct device *dev, const struct adamw_args *a);
+void cpu_norm_sq(struct device *dev, const float *x, size_t n, double *sum);
 
 #endif

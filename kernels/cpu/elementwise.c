@@ -76,15 +76,16 @@ void cpu_rmsnorm(struct device *dev, const struct rmsnorm_args *a) {
 
 static INLINE void rope_body(const struct rope_args *a, struct range rows, enum isa isa) {
     size_t half = a->head_dim / 2;
+    float turn = a->inverse ? -1 : 1;
     for (size_t r = rows.begin; r < rows.end; r++) {
         const float *cosine = a->table + (size_t)a->pos[r] * a->head_dim, *sine = cosine + half;
         for (size_t h = 0; h < a->n_heads; h++) {
             float *first = a->x + r * a->ld_x + h * a->head_dim, *second = first + half;
 #pragma omp simd
             for (size_t i = 0; i < half; i++) {
-                float x = first[i], y = second[i];
-                first[i] = madd(x, cosine[i], -(y * sine[i]), isa);
-                second[i] = madd(y, cosine[i], x * sine[i], isa);
+                float x = first[i], y = second[i], s = turn * sine[i];
+                first[i] = madd(x, cosine[i], -(y * s), isa);
+                second[i] = madd(y, cosine[i], x * s, isa);
             }
         }
     }
@@ -125,7 +126,7 @@ static INLINE void act_mul_row(const float *gate, const float *up, enum act act,
     float *out_f32 = out;
     if (act == ACT_GELU) {
         for (size_t i = 0; i < n; i++)
-            dtype_store(out, dtype, i, (double)(0.5f * gate[i] * (1.0f + erff(gate[i] * (float)M_SQRT1_2)) * up[i]));
+            dtype_store(out, dtype, i, (double)(gelu_f32(gate[i]) * up[i]));
     } else if (dtype == DTYPE_BF16) {
 #pragma omp simd
         for (size_t i = 0; i < n; i++)

@@ -8,6 +8,8 @@
 
 #include "kernels/cpu/device.h"
 
+enum { WIDE_TILE_ELEMENTS = 1 << 20 }; /* of a weight widened at a time */
+
 /* Rows `outputs` of w times n_rows rows of x: y[r * ld_y + o - outputs.begin] = w[o] . x[r] (+ bias[o]). */
 struct product {
     const struct weight *w;
@@ -36,6 +38,11 @@ struct sgemm {
     bool accumulate;
 };
 bool sgemm_run(const struct sgemm *g);
+/* The same outside a parallel region with the threads of the device; a failure is sticky. */
+void sgemm_run_on(struct device *dev, const struct sgemm *g);
+
+/* sum (n_cols) += rows of x (n_rows, n_cols), ld_x, in order. */
+void column_sums_add(struct device *dev, const float *x, size_t n_rows, size_t n_cols, size_t ld_x, float *sum);
 
 /* Few rows: every row of w is read once from memory and used for all rows of x. */
 void gemv_run(struct device *dev, const struct product *p);

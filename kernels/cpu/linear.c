@@ -1,13 +1,9 @@
 /* Products with weights: which kernel for how many rows. */
-#include <omp.h>
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"
 
-enum {
-    GEMV_MAX_ROWS = 4,             /* f32: more rows are faster through GEMM, widening included */
-    WIDE_TILE_ELEMENTS = 1 << 20,  /* of a weight widened at a time */
-};
+enum { GEMV_MAX_ROWS = 4 /* f32: more rows are faster through GEMM, widening included */ };
 
 static void bias_fill(const struct product *p, struct range outputs) {
     for (size_t r = 0; r < p->n_rows; r++)
@@ -18,24 +14,20 @@ static void bias_fill(const struct product *p, struct range outputs) {
 /* f32 GEMM over tiles of the weight. */
 static void product_sgemm(struct device *dev, const struct product *p) {
     size_t n_in = p->w->n_cols, step = WIDE_TILE_ELEMENTS / (n_in ? n_in : 1) + 1;
-    int threads_before = omp_get_max_threads();
-    omp_set_num_threads(dev->n_threads);
-    for (size_t o = p->outputs.begin; o < p->outputs.end; o += step) {
-        struct range tile = {o, o + step < p->outputs.end && p->w->dtype != DTYPE_F32 ? o + step : p->outputs.end};
+    if (p->w->dtype == DTYPE_F32)
+        step = p->outputs.end - p->outputs.begin;
+    for (size_t o = p->outputs.begin; o < p->outputs.end && !device_failed(dev); o += step) {
+        struct range tile = {o, p->outputs.end - o < step ? p->outputs.end : o + step};
         const float *w = weight_rows_f32(dev, p->w, tile.begin, tile.end);
         if (!w)
-            break;
+            return;
         if (p->bias)
             bias_fill(p, tile);
-        if (!sgemm_run(&(struct sgemm){
-                .m = p->n_rows, .n = tile.end - tile.begin, .k = n_in, .scale = 1, .a = p->x, .lda = n_in, .b = w,
-                    .ldb = n_in,
-                .transpose_b = true, .c = p->y + o - p->outputs.begin, .ldc = p->ld_y, .accumulate = p->bias != NULL}))
-            err_set(&dev->err, ERR_MEMORY, "oneDNN", "a matrix product of %zu x %zu x %zu failed", p->n_rows,
-                    tile.end - tile.begin, n_in);
-        o = tile.end - step;
+        sgemm_run_on(dev, &(struct sgemm){.m = p->n_rows, .n = tile.end - tile.begin, .k = n_in, .scale = 1, .a = p->x,
+                                          .lda = n_in, .b = w, .ldb = n_in, .transpose_b = true,
+                                          .c = p->y + o - p->outputs.begin, .ldc = p->ld_y,
+                                          .accumulate = p->bias != NULL});
     }
-    omp_set_num_threads(threads_before);
 }
 
 void product_run(struct device *dev, const struct product *p) {

@@ -25,6 +25,24 @@ static int open_amx(const struct device_options *options, struct device **out, s
     return cpu_open_isa(options, ISA_AMX, out, err);
 }
 
+static const struct train_ops train_ops = {
+    .weight_make = cpu_weight_make,
+    .weight_refresh = cpu_weight_refresh,
+    .rmsnorm_grad = cpu_rmsnorm_grad,
+    .linear_grad = cpu_linear_grad,
+    .act_mul_grad = cpu_act_mul_grad,
+    .embed_grad = cpu_embed_grad,
+    .predict_grad = cpu_predict_grad,
+    .gate_log = cpu_gate_log,
+    .gate_log_grad = cpu_gate_log_grad,
+    .gate_sample = cpu_gate_sample,
+    .attend_seq = cpu_attend_seq,
+    .attend_seq_grad = cpu_attend_seq_grad,
+    .nll_grad = cpu_nll_grad,
+    .adamw = cpu_adamw,
+    .norm_sq = cpu_norm_sq,
+};
+
 /* clang-format off */
 #define CPU_OPS(name_, open_) { \
     .name = name_, .open = open_, .close = cpu_close, \
@@ -38,7 +56,7 @@ static int open_amx(const struct device_options *options, struct device **out, s
     .predict = cpu_predict, .score_const = cpu_score_const, .score_random = cpu_score_random, .gate = cpu_gate, \
     .attend_cache = cpu_attend_cache, .attend_stats = cpu_attend_stats, .kv_append = cpu_kv_append, \
     .kv_prune = cpu_kv_prune, .kv_reset = cpu_kv_reset, .kv_read = cpu_kv_read, \
-    .nll = cpu_nll, .logits = cpu_logits, .sample = cpu_sample, \
+    .nll = cpu_nll, .logits = cpu_logits, .sample = cpu_sample, .train = &train_ops, \
 }
 /* clang-format on */
 

@@ -1,6 +1,4 @@
 /* Scores of pairs, and the gate that compares them. */
-#include <math.h>
-
 #include "base/rng.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/vmath.h"
@@ -18,7 +16,7 @@ static INLINE void activate_body(float *x, enum act act, size_t n, enum isa isa)
             x[i] = gelu_tanh_f32(x[i], isa);
     } else if (act == ACT_GELU) {
         for (size_t i = 0; i < n; i++)
-            x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * (float)M_SQRT1_2));
+            x[i] = gelu_f32(x[i]);
     }
 }
 
@@ -36,7 +34,7 @@ static TARGET_AVX512 void activate_avx512(float *x, enum act act, size_t n) {
 }
 #endif
 
-static void activate(struct device *dev, float *x, enum act act, size_t n) {
+void device_activate(struct device *dev, float *x, enum act act, size_t n) {
     static void (*const table[])(float *, enum act, size_t) = ISA_TABLE(activate);
 #pragma omp parallel num_threads(threads_for_bytes(dev, n * 16))
     {
@@ -45,20 +43,30 @@ static void activate(struct device *dev, float *x, enum act act, size_t n) {
     }
 }
 
+/* What fc2 reads: the hidden layer, or h itself for a linear predictor. NULL and sticky ERR_MEMORY. */
+static const float *predict_features(struct device *dev, const struct predict_args *a) {
+    if (!a->fc1)
+        return a->h;
+    size_t hidden = a->fc1->n_rows;
+    float *middle = device_scratch(dev, SCRATCH_PARTIAL, a->n_rows * hidden * sizeof *middle);
+    if (!middle)
+        return NULL;
+    product_run(dev, &(struct product){.w = a->fc1, .outputs = {0, hidden}, .x = a->h, .x_dtype = DTYPE_F32,
+                                       .n_rows = a->n_rows, .bias = a->b1, .y = middle, .ld_y = hidden});
+    device_activate(dev, middle, a->act, a->n_rows * hidden);
+    return middle;
+}
+
 void cpu_predict(struct device *dev, const struct predict_args *a) {
     size_t n = a->n_rows * a->n_kv_heads;
     if (device_failed(dev) || n == 0)
         return;
-    if (a->fc1) {
-        size_t hidden = a->fc1->n_rows;
-        ASSERT(a->fc2->n_cols == hidden && a->fc2->n_rows == a->n_kv_heads);
-        float *middle = device_scratch(dev, SCRATCH_PARTIAL, a->n_rows * hidden * sizeof *middle);
-        if (!middle)
+    if (a->fc2) {
+        const float *features = predict_features(dev, a);
+        ASSERT(a->fc2->n_rows == a->n_kv_heads && (!a->fc1 || a->fc2->n_cols == a->fc1->n_rows));
+        if (!features)
             return;
-        product_run(dev, &(struct product){.w = a->fc1, .outputs = {0, hidden}, .x = a->h, .x_dtype = DTYPE_F32,
-                                           .n_rows = a->n_rows, .bias = a->b1, .y = middle, .ld_y = hidden});
-        activate(dev, middle, a->act, a->n_rows * hidden);
-        product_run(dev, &(struct product){.w = a->fc2, .outputs = {0, a->n_kv_heads}, .x = middle, .x_dtype = DTYPE_F32,
+        product_run(dev, &(struct product){.w = a->fc2, .outputs = {0, a->n_kv_heads}, .x = features, .x_dtype = DTYPE_F32,
                                            .n_rows = a->n_rows, .bias = a->b2, .y = a->u, .ld_y = a->n_kv_heads});
     } else {
         cpu_score_const(dev, a->b2, a->n_rows, a->n_kv_heads, a->u);

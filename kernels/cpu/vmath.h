@@ -3,6 +3,7 @@
 #ifndef SPKV_KERNELS_CPU_VMATH_H
 #define SPKV_KERNELS_CPU_VMATH_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -79,6 +80,27 @@ static INLINE float sigmoid_f32(float x, enum isa isa) {
 static INLINE float gelu_tanh_f32(float x, enum isa isa) {
     float inner = 0.797884560802865356f * madd(0.044715f * x * x, x, x, isa);
     return 0.5f * x * (1.0f + tanh_f32(inner, isa));
+}
+
+/* The derivatives. */
+static INLINE float silu_slope_f32(float x, enum isa isa) {
+    float s = sigmoid_f32(x, isa);
+    return s * (1.0f + x * (1.0f - s));
+}
+
+static INLINE float gelu_tanh_slope_f32(float x, enum isa isa) {
+    float t = tanh_f32(0.797884560802865356f * madd(0.044715f * x * x, x, x, isa), isa);
+    float inner_slope = 0.797884560802865356f * madd(0.134145f * x, x, 1.0f, isa);
+    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner_slope;
+}
+
+/* The exact GELU does not vectorise: it calls erff(). */
+static INLINE float gelu_f32(float x) {
+    return 0.5f * x * (1.0f + erff(x * 0.707106781186547524f));
+}
+
+static INLINE float gelu_slope_f32(float x) {
+    return 0.5f * (1.0f + erff(x * 0.707106781186547524f)) + x * 0.398942280401432678f * expf(-0.5f * x * x);
 }
 
 static INLINE float softcap_f32(float logit, float cap, enum isa isa) {

@@ -49,6 +49,25 @@ int cpu_weight_prepare(struct device *dev, const struct host_matrix *matrix, enu
     return OK;
 }
 
+int cpu_weight_make(struct device *dev, const float *master, size_t n_rows, size_t n_cols, enum weight_use use,
+                    struct weight **out, struct err *err) {
+    struct weight *w;
+    (void)use;
+    if (!device_trains(dev))
+        return err_set(err, dev->err.code, dev->err.where, "%s", dev->err.message);
+    if (!(w = mem_alloc(1, sizeof *w, "a weight", err)))
+        return ERR_MEMORY;
+    *w = (struct weight){master, DTYPE_F32, n_rows, n_cols, NULL};
+    *out = w;
+    return OK;
+}
+
+/* The handle reads the master. */
+void cpu_weight_refresh(struct device *dev, struct weight *w) {
+    (void)dev;
+    (void)w;
+}
+
 void cpu_weight_free(struct device *dev, struct weight *w) {
     (void)dev;
     if (w)

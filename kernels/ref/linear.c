@@ -17,6 +17,18 @@ int ref_weight_prepare(struct device *dev, const struct host_matrix *matrix, enu
     return OK;
 }
 
+int ref_weight_make(struct device *dev, const float *master, size_t n_rows, size_t n_cols, enum weight_use use,
+                    struct weight **out, struct err *err) {
+    const struct host_matrix matrix = {master, ref_real(dev), n_rows, n_cols};
+    bool borrowed;
+    return ref_weight_prepare(dev, &matrix, use, out, &borrowed, err);
+}
+
+void ref_weight_refresh(struct device *dev, struct weight *w) {
+    (void)dev; /* the master is read at every use */
+    (void)w;
+}
+
 void ref_weight_free(struct device *dev, struct weight *w) {
     (void)dev;
     free(w);
@@ -24,11 +36,6 @@ void ref_weight_free(struct device *dev, struct weight *w) {
 
 size_t ref_weight_bytes(const struct weight *w) {
     return w->n_rows * w->n_cols * dtype_size(w->dtype);
-}
-
-static void weight_row(const struct weight *w, size_t row, double *out) {
-    for (size_t i = 0; i < w->n_cols; i++)
-        out[i] = weight_load(w, row * w->n_cols + i);
 }
 
 void ref_embed(struct device *dev, const struct weight *table, const int32_t *ids, size_t n_rows, float scale, float *out) {
@@ -78,39 +85,5 @@ void ref_logits(struct device *dev, const struct weight *w, const void *x, float
         weight_row(w, o, w_row);
         for (size_t r = 0; r < n_rows; r++)
             real_store(dev, out, r * w->n_rows + o, ref_softcap(dot(rows + r * w->n_cols, w_row, w->n_cols), softcap));
-    }
-}
-
-/* Log of a sum of exponentials, one term at a time: the sum is kept relative to the largest term so far. */
-struct log_sum {
-    double max, sum;
-};
-
-static void log_sum_add(struct log_sum *s, double x) {
-    if (x > s->max) {
-        s->sum = s->sum * exp(s->max - x) + 1;
-        s->max = x;
-    } else if (x != -INFINITY) {
-        s->sum += exp(x - s->max); /* NaN comes here and stays */
-    }
-}
-
-void ref_nll(struct device *dev, const struct nll_args *a) {
-    size_t n_in = a->w->n_cols;
-    for (size_t r = 0; r < a->n_rows; r++) {
-        struct log_sum s = {-INFINITY, 0};
-        double target = NAN, *w_row, *x;
-        if (ref_failed(dev) ||
-            !(x = operands(dev, a->w, (const char *)a->x + r * n_in * dtype_size(dev->dtype), 1, &w_row)))
-            return;
-        ASSERT(a->target[r] >= -1 && (a->target[r] < 0 || (size_t)a->target[r] < a->w->n_rows));
-        for (size_t o = 0; o < a->w->n_rows && a->target[r] >= 0; o++) {
-            weight_row(a->w, o, w_row);
-            double logit = ref_softcap(dot(x, w_row, n_in), a->softcap);
-            log_sum_add(&s, logit);
-            if (o == (size_t)a->target[r])
-                target = logit;
-        }
-        real_store(dev, a->nll, r, s.max + log(s.sum) - target);
     }
 }

@@ -44,6 +44,7 @@ void ref_rope(struct device *dev, const struct rope_args *a) {
                 size_t at = r * a->ld_x + h * a->head_dim + i, entry = (size_t)a->pos[r] * a->head_dim + i;
                 double x = real_load(dev, a->x, at), y = real_load(dev, a->x, at + half);
                 double c = real_load(dev, a->table, entry), s = real_load(dev, a->table, entry + half);
+                s = a->inverse ? -s : s;
                 real_store(dev, a->x, at, x * c - y * s);
                 real_store(dev, a->x, at + half, y * c + x * s);
             }

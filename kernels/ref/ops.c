@@ -1,6 +1,23 @@
 #include "kernels/ref/ref.h"
 
 const struct ops *ops_ref(void) {
+    static const struct train_ops train = {
+        .weight_make = ref_weight_make,
+        .weight_refresh = ref_weight_refresh,
+        .rmsnorm_grad = ref_rmsnorm_grad,
+        .linear_grad = ref_linear_grad,
+        .act_mul_grad = ref_act_mul_grad,
+        .embed_grad = ref_embed_grad,
+        .predict_grad = ref_predict_grad,
+        .gate_log = ref_gate_log,
+        .gate_log_grad = ref_gate_log_grad,
+        .gate_sample = ref_gate_sample,
+        .attend_seq = ref_attend_seq,
+        .attend_seq_grad = ref_attend_seq_grad,
+        .nll_grad = ref_nll_grad,
+        .adamw = ref_adamw,
+        .norm_sq = ref_norm_sq,
+    };
     static const struct ops table = {
         .name = "ref",
         .open = ref_open,
@@ -42,6 +59,7 @@ const struct ops *ops_ref(void) {
         .nll = ref_nll,
         .logits = ref_logits,
         .sample = ref_sample,
+        .train = &train,
     };
     return &table;
 }

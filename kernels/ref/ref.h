@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "kernels/ops.h"
+#include "kernels/train_ops.h"
 
 struct device {
     enum dtype dtype;   /* compute dtype */
@@ -49,6 +50,11 @@ static inline double weight_load(const struct weight *w, size_t i) {
     return w->to_bf16 ? rounded(value, DTYPE_BF16) : value;
 }
 
+static inline void weight_row(const struct weight *w, size_t row, double *out) {
+    for (size_t i = 0; i < w->n_cols; i++)
+        out[i] = weight_load(w, row * w->n_cols + i);
+}
+
 /* Elements first .. first + n - 1 as doubles. */
 static inline void widen(const void *data, enum dtype dtype, size_t first, size_t n, double *out) {
     for (size_t i = 0; i < n; i++)
@@ -63,8 +69,24 @@ static inline double dot(const double *a, const double *b, size_t n) {
     return sum;
 }
 
+/* y (n) += a * x (n) */
+static inline void add_scaled(double *y, double a, const double *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        y[i] += a * x[i];
+}
+
+static inline void real_add(const struct device *dev, void *data, size_t i, double value) {
+    real_store(dev, data, i, real_load(dev, data, i) + value);
+}
+
 double ref_act(enum act act, double x);
+double ref_act_slope(enum act act, double x);
 double ref_softcap(double logit, double cap);
+
+/* Slope of the soft-cap where it gives `capped`. */
+static inline double softcap_slope(double capped, double cap) {
+    return cap != 0 ? 1 - capped / cap * (capped / cap) : 1;
+}
 
 /* True after the first failure: ops do nothing then. */
 static inline bool ref_failed(const struct device *dev) {
@@ -145,5 +167,27 @@ void ref_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int
                  size_t n, float *k, float *v);
 
 void ref_sample(struct device *dev, const struct sample_args *a);
+
+/* ---- training ---- */
+
+int ref_weight_make(struct device *dev, const float *master, size_t n_rows, size_t n_cols, enum weight_use use,
+                    struct weight **out, struct err *err);
+void ref_weight_refresh(struct device *dev, struct weight *w);
+void ref_rmsnorm_grad(struct device *dev, const struct rmsnorm_grad_args *a);
+void ref_linear_grad(struct device *dev, const struct linear_grad_args *a);
+void ref_act_mul_grad(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n, const float *dout,
+                      float *dgate_up);
+void ref_embed_grad(struct device *dev, const int32_t *ids, size_t n_rows, size_t n_cols, float scale, const float *dout,
+                    float *dtable);
+void ref_predict_grad(struct device *dev, const struct predict_grad_args *a);
+void ref_gate_log(struct device *dev, const struct gate_log_args *a);
+void ref_gate_log_grad(struct device *dev, const struct gate_log_grad_args *a);
+void ref_gate_sample(struct device *dev, const float *u, const struct attend_seq_args *sequences,
+                     const uint64_t *sequence_id, uint64_t seed, int layer, float clip, uint8_t *open);
+void ref_attend_seq(struct device *dev, const struct attend_seq_args *a);
+void ref_attend_seq_grad(struct device *dev, const struct attend_seq_grad_args *g);
+void ref_nll_grad(struct device *dev, const struct nll_grad_args *a);
+void ref_adamw(struct device *dev, const struct adamw_args *a);
+void ref_norm_sq(struct device *dev, const float *x, size_t n, double *sum);
 
 #endif

@@ -18,34 +18,32 @@ static double score_output(const struct predict_args *a, double x) {
     return a->sigmoid ? 1 / (1 + exp(-x)) : x;
 }
 
-static void predict_row(struct device *dev, const struct predict_args *a, size_t row, double *scratch) {
-    size_t d_model = a->fc1->n_cols, hidden = a->fc1->n_rows;
-    double *h = scratch, *middle = h + d_model, *out = middle + hidden;
+/* What fc2 reads of a row: the hidden layer, or h itself for a linear predictor. */
+static const double *predict_features(struct device *dev, const struct predict_args *a, size_t row, double *h,
+                                      double *hidden) {
+    size_t d_model = a->fc1 ? a->fc1->n_cols : a->fc2->n_cols;
     widen(a->h, ref_real(dev), row * d_model, d_model, h);
-    affine(dev, a->fc1, h, a->b1, middle);
-    for (size_t i = 0; i < hidden; i++)
-        middle[i] = ref_act(a->act, middle[i]);
-    affine(dev, a->fc2, middle, a->b2, out);
-    for (size_t k = 0; k < a->n_kv_heads; k++)
-        real_store(dev, a->u, row * a->n_kv_heads + k, score_output(a, out[k]));
+    if (!a->fc1)
+        return h;
+    affine(dev, a->fc1, h, a->b1, hidden);
+    for (size_t i = 0; i < a->fc1->n_rows; i++)
+        hidden[i] = ref_act(a->act, hidden[i]);
+    return hidden;
 }
 
 void ref_predict(struct device *dev, const struct predict_args *a) {
+    size_t n_features = a->fc2 ? a->fc2->n_cols : 0, d_model = a->fc1 ? a->fc1->n_cols : n_features;
     double *scratch = NULL;
-    if (ref_failed(dev))
+    ASSERT(!a->fc2 || a->fc2->n_rows == a->n_kv_heads);
+    ASSERT(!a->fc1 || (a->fc2 && a->fc2->n_cols == a->fc1->n_rows));
+    if (ref_failed(dev) || !(scratch = ref_scratch(dev, (d_model + n_features + a->n_kv_heads) * sizeof *scratch)))
         return;
-    if (a->fc1) {
-        ASSERT(a->fc2->n_cols == a->fc1->n_rows && a->fc2->n_rows == a->n_kv_heads);
-        scratch = ref_scratch(dev, (a->fc1->n_cols + a->fc1->n_rows + a->n_kv_heads) * sizeof *scratch);
-        if (!scratch)
-            return;
-    }
+    double *hidden = scratch + d_model, *out = hidden + n_features;
     for (size_t r = 0; r < a->n_rows; r++) {
-        if (a->fc1)
-            predict_row(dev, a, r, scratch);
-        else
-            for (size_t k = 0; k < a->n_kv_heads; k++)
-                real_store(dev, a->u, r * a->n_kv_heads + k, score_output(a, real_load(dev, a->b2, k)));
+        if (a->fc2)
+            affine(dev, a->fc2, predict_features(dev, a, r, scratch, hidden), a->b2, out);
+        for (size_t k = 0; k < a->n_kv_heads; k++)
+            real_store(dev, a->u, r * a->n_kv_heads + k, score_output(a, a->fc2 ? out[k] : real_load(dev, a->b2, k)));
     }
 }
 

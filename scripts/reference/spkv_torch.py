@@ -203,6 +203,7 @@ class SpkvModel:
         self.n_layers, self.n_kv_heads = config.num_hidden_layers, config.num_key_value_heads
         self.sliding = sliding_windows(config)
         self.policy, self.sequence = None, 0
+        self.freeze_utilities = False  # no gradient to them
         self.utility = [None] * self.n_layers
         self.gate = [None] * self.n_layers
         model.set_attn_implementation("spkv_reference")
@@ -239,7 +240,8 @@ class SpkvModel:
 
     def _score(self, index, h):
         predictor = getattr(self.model.model.layers[index].self_attn, "utility_predictor", None)
-        self.utility[index] = predictor(h) if predictor is not None and not self.sliding[index] else None
+        u = predictor(h) if predictor is not None and not self.sliding[index] else None
+        self.utility[index] = u.detach() if u is not None and self.freeze_utilities else u
 
     def window_of(self, layer, head):
         p = self.policy

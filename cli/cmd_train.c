@@ -1,0 +1,306 @@
+/* spkv train: makes SP-KV models from random weights or from dense checkpoints. */
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "cli/cli.h"
+#include "cli/roofline.h"
+#include "cli/run_options.h"
+#include "cli/train_data.h"
+#include "cli/train_options.h"
+#include "cli/train_progress.h"
+#include "cli/train_run.h"
+#include "train/init.h"
+#include "train/state.h"
+#include "train/trainer.h"
+
+/* An opened run. */
+struct training {
+    struct train_run run;
+    struct schedule schedule;
+    char *start_dir;         /* OUT/start: what the run begins with and no other file holds; kept while the run is open */
+    struct loaded loaded;
+    struct policy *full;
+    struct batches *data;
+    struct pieces *eval;
+};
+
+static void training_close(struct training *t) {
+    struct err ignored = {0};
+    policy_free(t->full);
+    pieces_free(t->eval);
+    batches_free(t->data);
+    loaded_close(&t->loaded);
+    if (t->start_dir)
+        file_remove_tree(t->start_dir, &ignored);
+    free(t->start_dir);
+    train_run_free(&t->run);
+}
+
+/* --- the start ------------------------------------------------------------------------------------------------------ */
+
+static int write_new_predictor(const char *model_dir, const struct training *t, struct err *err) {
+    struct model_config config;
+    int rc = model_config_read(model_dir, &config, err);
+    if (rc != OK)
+        return rc;
+    rc = init_predictor(&config, &t->schedule, t->start_dir, err);
+    model_config_free(&config);
+    return rc;
+}
+
+static int write_random_model(const struct training *t, struct err *err) {
+    char *config = file_is_dir(t->run.model) ? file_join(t->run.model, "config.json", err) : mem_strdup(t->run.model, err);
+    char *tokenizer = file_join(t->start_dir, "tokenizer.json", err);
+    int rc = config && tokenizer ? init_model(config, NULL, t->schedule.seed, t->start_dir, err) : ERR_MEMORY;
+    if (rc == OK && t->run.tokenizer)
+        rc = file_copy(t->run.tokenizer, tokenizer, err);
+    if (rc == OK && !file_exists(tokenizer))
+        rc = err_set(err, ERR_INPUT, config, "there is no tokenizer.json beside it (name one with --tokenizer)");
+    free(tokenizer);
+    free(config);
+    return rc;
+}
+
+/* Whether an adapted model goes on with a predictor of its own. */
+static int find_predictor(const struct training *t, bool *found, struct err *err) {
+    struct checkpoint *checkpoint;
+    int rc = checkpoint_open(t->run.model, NULL, &checkpoint, err);
+    if (rc != OK)
+        return rc;
+    *found = checkpoint_predictor(checkpoint) && !t->run.new_predictor && t->schedule.predictor_kind == PREDICTOR_TRUNK;
+    checkpoint_close(checkpoint);
+    return OK;
+}
+
+/* Writes what the run starts from beside the given model. *model and *predictor: the directories to open. */
+static int write_start(struct training *t, bool quiet, const char **model, const char **predictor, struct err *err) {
+    bool gated = schedule_gated(&t->schedule), found = false;
+    int rc;
+    *predictor = NULL;
+    if (strcmp(t->run.protocol, "pretrain") == 0) {
+        *model = t->start_dir;
+        rc = write_random_model(t, err);
+        return rc == OK && gated ? write_new_predictor(t->start_dir, t, err) : rc;
+    }
+    *model = t->run.model;
+    if (!gated)
+        return OK;
+    if ((rc = find_predictor(t, &found, err)) == OK && !found) {
+        rc = write_new_predictor(t->run.model, t, err);
+        *predictor = t->start_dir;
+    } else if (rc == OK) {
+        cli_note(quiet, "the run goes on with the predictor of %s (--new-predictor begins with another)", t->run.model);
+    }
+    return rc;
+}
+
+static int check_model(const struct training *t, struct err *err) {
+    const struct model_config *c = t->loaded.model->config;
+    size_t n_vocab = tokenizer_n_vocab(t->loaded.tokenizer);
+    if (!t->loaded.ops->train)
+        return err_set(err, ERR_USAGE, "", "this backend cannot train (use --backend cpu)");
+    if (n_vocab > (size_t)c->vocab_size)
+        return err_set(err, ERR_INPUT, t->run.tokenizer ? t->run.tokenizer : t->run.model,
+                       "the tokenizer has %zu tokens, but the model's vocab_size is %d: it is the tokenizer of another model",
+                       n_vocab, c->vocab_size);
+    if (t->schedule.context_len > c->max_positions)
+        return err_set(err, ERR_INPUT, t->run.model, "\"context_len\" is %d, but the model has %d positions "
+                       "(max_position_embeddings): give shorter sequences", t->schedule.context_len, c->max_positions);
+    return OK;
+}
+
+static int open_model(struct training *t, bool quiet, struct err *err) {
+    struct run_options_cli o = run_options_default();
+    int rc = write_start(t, quiet, &o.model, &o.predictor, err);
+    o.policy = t->schedule.policy;
+    o.window = t->schedule.window;
+    o.threshold = schedule_gated(&t->schedule) ? t->schedule.threshold : (double)NAN;
+    o.seed = t->schedule.seed;
+    o.dtype = t->run.compute;
+    o.backend = t->run.backend;
+    o.threads = (int)t->run.threads;
+    o.quiet = true; /* that a new predictor names another base is no news */
+    if (rc == OK)
+        rc = loaded_open(&o, true, &t->loaded, err);
+    if (rc == OK)
+        rc = check_model(t, err);
+    return rc == OK ? loaded_policy(&t->loaded, &o, "full", &t->full, err) : rc;
+}
+
+static int open_training(struct training *t, const char *out_dir, bool quiet, struct err *err) {
+    if (!(t->start_dir = file_join(out_dir, "start", err)))
+        return ERR_MEMORY;
+    int rc = open_model(t, quiet, err);
+    int vocab = rc == OK ? t->loaded.model->config->vocab_size : 0;
+    if (rc == OK)
+        rc = train_data_read(&t->run, &t->schedule, t->loaded.tokenizer, vocab, &t->data, err);
+    if (rc == OK)
+        rc = train_data_read_eval(&t->run, &t->schedule, t->loaded.tokenizer, vocab, &t->eval, err);
+    return rc;
+}
+
+/* --- the run -------------------------------------------------------------------------------------------------------- */
+
+static int in_out(const char *out_dir, const char *name, int (*act)(const char *path, struct err *err), struct err *err) {
+    char *path = file_join(out_dir, name, err);
+    int rc = path ? act(path, err) : ERR_MEMORY;
+    free(path);
+    return rc;
+}
+
+/* A new run begins: what an older one left in OUT goes only now, when everything that is read was found good. */
+static int begin(struct training *t, const char *out_dir, struct err *err) {
+    static const char *const results[] = {"checkpoint", "log.csv", "heads.csv"};
+    int rc = json_object_set_new(t->run.object, "threads",
+                                 json_integer(t->loaded.ops->device_threads(t->loaded.dev)));
+    char *path = file_join(out_dir, "schedule.json", err);
+    if (rc != 0 || !path)
+        rc = err_memory(err, "run.json", 1024);
+    for (size_t i = 0; rc == OK && i < sizeof results / sizeof *results; i++)
+        rc = in_out(out_dir, results[i], file_remove_tree, err);
+    if (rc == OK)
+        rc = schedule_write(&t->schedule, path, err);
+    if (rc == OK)
+        rc = train_run_write(&t->run, out_dir, err);
+    free(path);
+    return rc;
+}
+
+static double measure_gemm(const struct training *t, bool quiet, struct err *err) {
+    struct roofline roof = {0};
+    double rate = 0;
+    if (!quiet && roofline_open(&roof, t->loaded.ops, t->loaded.dev, err) == OK)
+        rate = roofline_gemm(&roof, err);
+    roofline_close(&roof);
+    return rate;
+}
+
+static int run_training(struct training *t, const struct train_options *o, struct train_log_row *last, double *seconds,
+                        struct err *err) {
+    struct train_progress progress;
+    double rate = measure_gemm(t, o->quiet, err);
+    uint64_t start = clock_us();
+    if (err->code != OK)
+        return err->code;
+    train_progress_begin(&progress, &t->schedule, t->loaded.model->config, rate, o->quiet);
+    struct trainer_options options = {
+        .out_dir = o->output, .source = t->loaded.checkpoint, .model = t->loaded.model, .schedule = &t->schedule,
+        .policy = t->loaded.policy, .full = t->full, .data = t->data, .eval = t->eval,
+        .dtype = strcmp(t->run.dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16, .protocol = t->run.protocol,
+        .version = cli_version, .commit = cli_commit, .stop = cli_stop_flag(), .observer = &progress.observer};
+    int rc = trainer_run(&options, last, err);
+    train_progress_end(&progress);
+    *seconds = (double)(clock_us() - start) * 1e-6;
+    return rc;
+}
+
+/* --- result --------------------------------------------------------------------------------------------------------- */
+
+static json_t *number(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static void print_json(const struct train_options *o, const struct train_log_row *r, double seconds) {
+    json_t *root = json_pack(
+        "{s:s, s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "schema", "spkv-train-result", "version", 1, "output",
+        o->output, "step", (json_int_t)r->step, "n_tok", (json_int_t)r->n_tok, "loss_nat_per_token", number(r->loss),
+        "long_range_density", number(r->long_range_density), "eval_hard_nat_per_token", number(r->eval_nll_hard),
+        "eval_full_nat_per_token", number(r->eval_nll_full), "eval_gate_density", number(r->eval_gate_density),
+        "eval_long_range_density", number(r->eval_long_range_density), "seconds", seconds);
+    json_dumpf(root, stdout, JSON_INDENT(1));
+    putchar('\n');
+    json_decref(root);
+}
+
+static void print_text(const struct train_options *o, const struct train_log_row *r, double seconds) {
+    char duration[32];
+    clock_format_duration(seconds, duration);
+    printf("%s/checkpoint: %lld steps, %llu tokens in %s\n  loss %.4f nat/token", o->output, (long long)r->step,
+           (unsigned long long)r->n_tok, duration, r->loss);
+    if (!isnan(r->long_range_density))
+        printf(", long-range density %.1f %%", 100 * r->long_range_density);
+    if (!isnan(r->eval_nll_hard))
+        printf("\n  held out: loss %.4f nat/token", r->eval_nll_hard);
+    if (!isnan(r->eval_long_range_density))
+        printf(" with hard gates at density %.1f %%, %.4f with full attention", 100 * r->eval_long_range_density,
+               r->eval_nll_full);
+    putchar('\n');
+}
+
+/* --- the command ---------------------------------------------------------------------------------------------------- */
+
+/* A run that never began leaves nothing where nothing was. */
+static int train_new(struct training *t, const struct train_options *o, const char *command, struct err *err) {
+    struct err ignored = {0};
+    bool was_there = file_exists(o->output);
+    int rc = file_check_free(o->output, o->force, err);
+    if (rc == OK)
+        rc = train_options_schedule(o, &t->schedule, err);
+    if (rc == OK)
+        rc = train_run_make(o, command, &t->run, err);
+    if (rc != OK)
+        return rc;
+    if ((rc = open_training(t, o->output, o->quiet, err)) == OK)
+        rc = begin(t, o->output, err);
+    if (rc != OK && !was_there)
+        file_remove_tree(o->output, &ignored);
+    return rc;
+}
+
+static int train_again(struct training *t, const struct train_options *o, struct err *err) {
+    char *path = file_join(o->output, "schedule.json", err);
+    int rc = path ? train_run_read(o->output, &t->run, err) : ERR_MEMORY;
+    t->schedule = schedule_default();
+    if (rc == OK)
+        rc = schedule_read(path, &t->schedule, err);
+    if (rc == OK)
+        rc = schedule_check(&t->schedule, path, err);
+    if (rc == OK && o->threads > 0 && o->threads != t->run.threads)
+        cli_note(o->quiet, "the run began with %lld threads: with %d its numbers can differ in the last bits",
+                 (long long)t->run.threads, o->threads);
+    if (o->threads > 0)
+        t->run.threads = o->threads;
+    free(path);
+    return rc == OK ? open_training(t, o->output, o->quiet, err) : rc;
+}
+
+static int train(const struct train_options *o, const char *command, struct err *err) {
+    struct training t = {0};
+    struct train_log_row last;
+    double seconds;
+    int rc = o->protocol == PROTOCOL_RESUME ? train_again(&t, o, err) : train_new(&t, o, command, err);
+    if (rc == OK)
+        rc = run_training(&t, o, &last, &seconds, err);
+    if (rc == OK && last.step == 0)
+        cli_note(o->quiet, "%s is complete already", o->output);
+    else if (rc == OK) {
+        (o->json ? print_json : print_text)(o, &last, seconds);
+        rc = cli_finish_stdout(err);
+    } else if (rc == ERR_INCOMPLETE)
+        cli_note(o->quiet, "spkv train resume %s goes on from there", o->output);
+    training_close(&t);
+    return rc;
+}
+
+int cmd_train(int argc, char **argv) {
+    struct train_options *o = calloc(1, sizeof *o);
+    char *command = cli_command_line(argc, argv);
+    struct err err = {0};
+    if (!o || !command) {
+        err_memory(&err, "options", sizeof *o);
+    } else {
+        train_options_parse(argc, argv, o);
+        train(o, command, &err);
+    }
+    free(command);
+    free(o);
+    return cli_report(&err);
+}
