@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/rng.h"
@@ -517,13 +518,15 @@ static void test_kills(void **state) {
     (void)state;
     run_begin(&r, TRAIN_ALL, CONFIG("32"));
     fill(&r, 5);
+    uint64_t begin = clock_us();
     must(save(&r, DTYPE_F32, &err), &err);
+    uint64_t save_us = clock_us() - begin;
     for (unsigned i = 0; i < 40; i++) {
         int status;
         pid_t child = fork();
         if (child == 0)
             save_for_ever(&r);
-        usleep(1000 + i * 1700);
+        usleep((useconds_t)(1000 + save_us * i / 12)); /* up to about three saves */
         kill(child, SIGKILL);
         waitpid(child, &status, 0);
         assert_true(WIFSIGNALED(status));

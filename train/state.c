@@ -243,16 +243,27 @@ static int make_temporary(const char *out_dir, char **out, struct err *err) {
     return OK;
 }
 
+/* A saved predictor takes the place of all added tensors, low-rank updates too, under which it was trained. */
+static int refuse_low_rank(const struct state_save *save, struct err *err) {
+    if (!only_predictor(save) || save->params->model->predictor->lora_r == 0)
+        return OK;
+    return err_set(err, ERR_INPUT, checkpoint_dir(save->source), "the model has low-rank updates, which a predictor saved "
+                                                                 "alone would lose: merge them into the weights first");
+}
+
 int state_save(const struct state_save *save, struct err *err) {
     char *temporary = NULL, *path = file_join(save->out_dir, "checkpoint", err);
-    int rc = path ? make_temporary(save->out_dir, &temporary, err) : ERR_MEMORY;
+    int rc = path ? refuse_low_rank(save, err) : ERR_MEMORY;
     ASSERT(real_size(save->params->model->ops, save->params->model->dev) == 4);
+    if (rc == OK)
+        rc = make_temporary(save->out_dir, &temporary, err);
     if (rc == OK)
         rc = write_all(save, temporary, err);
     if (rc == OK)
         rc = file_publish_dir(temporary, path, err);
-    if (temporary && file_remove_tree(temporary, rc == OK ? err : NULL) != OK && rc == OK)
-        rc = ERR_IO;
+    int removed = temporary ? file_remove_tree(temporary, rc == OK ? err : NULL) : OK;
+    if (rc == OK)
+        rc = removed;
     free(temporary);
     free(path);
     return rc;

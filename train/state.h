@@ -42,7 +42,8 @@ struct state_save {
     const char *version, *commit;    /* of the program */
 };
 
-/* Saves. ERR_IO on a full disk; whatever fails, an older OUT/checkpoint stays as it was. Waits for the device. */
+/* Saves. ERR_IO on a full disk, ERR_INPUT for a predictor trained alone over low-rank updates; whatever fails, an older
+ * OUT/checkpoint stays as it was. Waits for the device. The source may be OUT/checkpoint itself. */
 int state_save(const struct state_save *save, struct err *err);
 
 bool state_exists(const char *out_dir); /* OUT/checkpoint has a training state */
