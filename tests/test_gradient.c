@@ -206,7 +206,7 @@ static void assert_same_gradients(const struct train_case *a, const double *want
 
 static void check_recompute(const char *name) {
     struct train_case t;
-    train_case_open(name, &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F32}, &t);
+    train_case_open(name, &(struct train_options){.ops = ops_cpu(), .dtype = DTYPE_F32}, &t);
     const struct gates sampled = {.mode = GATES_SAMPLED, .sample_clip = 0.05, .seed = 3, .density_weight = 1};
     bool gates = can_train_gates(&t);
     const char *policy = gates ? "spkv" : "random";
