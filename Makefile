@@ -100,7 +100,7 @@ demo: deps ## install what is missing, build, profile the shipped model and show
 # Programs that read files of strangers run under the sanitizers too.
 SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall sequences sequence_ids profile layout \
              statistics kv_cache ref ops session token_class report predictor lora heatmap page figure terminal \
-             safetensors_write schedule init state train_log batches
+             safetensors_write schedule init state train_log batches train_ref attend_ref train_ops attend_ops
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test

@@ -203,7 +203,7 @@ static void predict_tolerance(const double *h, const double *w1, const double *w
     }
 }
 
-static void case_predict(struct pair *p, size_t n_rows, size_t n_cols) {
+static void run_predict_trunk(struct pair *p, size_t n_rows, size_t n_cols) {
     static const enum act acts[] = {ACT_SILU, ACT_GELU, ACT_NONE, ACT_SILU};
     size_t hidden = n_cols / 4 + 3, n_heads = 5, n = n_rows * n_heads;
     for (int k = 0; k < 4; k++) {
@@ -234,6 +234,35 @@ static void case_predict(struct pair *p, size_t n_rows, size_t n_cols) {
         weights_free(p, &w1), weights_free(p, &w2);
         free(h), free(b1), free(b2), free(tol);
     }
+}
+
+/* Without a trunk: one dot product and a bias. */
+static void run_predict_linear(struct pair *p, size_t n_rows, size_t n_cols, bool sigmoid) {
+    size_t n_heads = 5, n = n_rows * n_heads;
+    struct weights w = weights_make(p, DTYPE_F32, n_heads, n_cols, WEIGHT_F32);
+    double *h = random_values(p, n_rows * n_cols, -2, 2, DTYPE_F32), *bias = random_values(p, n_heads, -1, 1, DTYPE_F32);
+    double *tol = zalloc(n, sizeof *tol);
+    dot_tolerance(h, w.values, bias, n_rows, n_cols, n_heads, n_heads, tol);
+    for (size_t i = 0; i < n; i++)
+        tol[i] = (sigmoid ? 0.25 * tol[i] : tol[i]) + 8 * U;
+    struct duo hd = duo_make(p, p->got.real, n_rows * n_cols, h), bd = duo_make(p, p->got.real, n_heads, bias);
+    struct duo ud = duo_make(p, p->got.real, n, NULL);
+    for (int side = 0; side < 2; side++) {
+        const struct backend *b = side_of(p, side);
+        b->ops->predict(b->dev, &(struct predict_args){.h = on(&hd, side), .fc2 = weight_on(&w, side), .b2 = on(&bd, side),
+                                                      .sigmoid = sigmoid, .n_rows = n_rows, .n_kv_heads = n_heads,
+                                                      .u = on(&ud, side)});
+    }
+    duo_finish(p, "linear predictor", &ud, tol, 0);
+    duo_free(&hd), duo_free(&bd);
+    weights_free(p, &w);
+    free(h), free(bias), free(tol);
+}
+
+static void case_predict(struct pair *p, size_t n_rows, size_t n_cols) {
+    run_predict_trunk(p, n_rows, n_cols);
+    run_predict_linear(p, n_rows, n_cols, true);
+    run_predict_linear(p, n_rows, n_cols, false);
 }
 
 int main(void) {

@@ -26,22 +26,24 @@ static void block_place(struct block *b, float *memory) {
     b->sum = b->max + rows;
 }
 
-/* Caps and masks n products, a multiple of 16; the largest logit. */
-static INLINE float row_logits(float *x, const float *add, size_t n, float softcap, enum isa isa) {
+/* Products -> logits of a query that sees `span` of n keys, a multiple of 16; the largest. */
+static INLINE float row_logits(float *x, struct key_span span, const float *gate, size_t n, float softcap, enum isa isa) {
     float lane_max[16], max = -INFINITY;
     if (softcap != 0) {
 #pragma omp simd
         for (size_t j = 0; j < n; j++)
             x[j] = softcap_f32(x[j], softcap, isa);
     }
+#pragma omp simd
+    for (size_t j = 0; j < span.far_end; j++)
+        x[j] += gate[j];
+    step_mask(x, span, n, -INFINITY);
     for (size_t i = 0; i < 16; i++)
         lane_max[i] = -INFINITY;
     for (size_t j = 0; j < n; j += 16) {
 #pragma omp simd
-        for (size_t i = 0; i < 16; i++) {
-            x[j + i] = add[j + i] == -INFINITY ? -INFINITY : x[j + i] + add[j + i];
+        for (size_t i = 0; i < 16; i++)
             lane_max[i] = x[j + i] > lane_max[i] ? x[j + i] : lane_max[i];
-        }
     }
     for (size_t i = 0; i < 16; i++)
         max = lane_max[i] > max ? lane_max[i] : max;
@@ -59,9 +61,9 @@ static INLINE float row_exp(float *x, size_t n, float max, enum isa isa) {
     return sum;
 }
 
-static INLINE void row_step(const struct block *b, size_t r, const float *add, size_t n, enum isa isa) {
+static INLINE void row_step(const struct block *b, size_t r, struct key_span span, const float *gate, size_t n, enum isa isa) {
     float *logit = b->logit + r * STEP_KEYS, *out = b->out + r * b->run->dim;
-    float max = row_logits(logit, add, n, b->run->a->softcap, isa);
+    float max = row_logits(logit, span, gate, n, b->run->a->softcap, isa);
     if (max > b->max[r]) {
         float shrink = exp_f32(b->max[r] - max, isa);
         b->sum[r] *= shrink;
@@ -77,12 +79,11 @@ static INLINE void row_step(const struct block *b, size_t r, const float *add, s
 /* Keys at .. at + n - 1 of a set. */
 static INLINE void block_step(const struct block *b, const struct key_set *set, size_t at, size_t n, enum isa isa) {
     size_t group = b->run->group;
-    float add[STEP_KEYS];
     seq_block_dots(b->run, b->q, b->n_rows, set->k_lanes, at, n, b->logit);
     for (size_t t = b->queries.begin; t < b->queries.end; t++) {
-        step_gates(set, key_span(b->lane, set, t), at, n, add);
+        struct key_span span = step_span(key_span(b->lane, set, t), at, n);
         for (size_t h = 0; h < group; h++)
-            row_step(b, (t - b->queries.begin) * group + h, add, n, isa);
+            row_step(b, (t - b->queries.begin) * group + h, span, set->gate + at, n, isa);
     }
     seq_block_sums(b->run, b->logit, b->n_rows, set->v, at, n, b->out);
 }

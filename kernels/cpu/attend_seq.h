@@ -56,7 +56,7 @@ struct seq_run {
 /* Lists and packs the keys into scratch (SCRATCH_LANES, SCRATCH_KEYS); false and a failed device without memory. */
 bool seq_run_make(struct device *dev, const struct attend_seq_args *a, struct key_copies copies, struct seq_run *run);
 
-/* The keys of a set that a query sees; the gate counts for those below far_end. */
+/* The keys of a set that a query sees; the gate counts for those below far_end, which is at most `end`. */
 struct key_span {
     size_t begin, end, far_end;
 };
@@ -74,18 +74,19 @@ static inline struct range key_range(const struct seq_lane *lane, const struct k
                           panels_of(key_span(lane, set, queries.end - 1).end) * PANEL};
 }
 
-/* add (n) = what a query adds to its logits with keys at .. at + n - 1 of the set; -INFINITY: not seen. */
-static INLINE void step_gates(const struct key_set *set, struct key_span span, size_t at, size_t n, float *add) {
+/* The same span among keys at .. at + n - 1, counted from `at`. */
+static inline struct key_span step_span(struct key_span span, size_t at, size_t n) {
     size_t begin = span.begin > at ? span.begin - at : 0, end = span.end > at ? span.end - at : 0;
     size_t far_end = span.far_end > at ? span.far_end - at : 0;
-    for (size_t j = 0; j < n; j++)
-        add[j] = 0;
-    for (size_t j = 0; j < n && j < far_end; j++)
-        add[j] = set->gate[at + j];
-    for (size_t j = 0; j < n && j < begin; j++)
-        add[j] = -INFINITY;
-    for (size_t j = end; j < n; j++)
-        add[j] = -INFINITY;
+    return (struct key_span){begin < n ? begin : n, end < n ? end : n, far_end < n ? far_end : n};
+}
+
+/* x (n) = value outside the span */
+static INLINE void step_mask(float *x, struct key_span span, size_t n, float value) {
+    for (size_t j = 0; j < span.begin; j++)
+        x[j] = value;
+    for (size_t j = span.end; j < n; j++)
+        x[j] = value;
 }
 
 /* rows (n_rows, dim) = scale * the heads of a block from a matrix of ld columns, zero-padded. */

@@ -54,35 +54,45 @@ static void block_place(struct grad_block *b, float *memory) {
 
 /* ---- one step of keys ---------------------------------------------------------------------------------------------- */
 
-/* p: products -> softmax weights; dlogit: gradients of weights -> of products. The first n_far logits hold a gate, whose
- * gradient is added up. */
-static INLINE void row_grad(float *p, float *dlogit, const float *add, size_t n, size_t n_far, float softcap, float lse,
-                            float delta, float *dgate, enum isa isa) {
-    if (softcap == 0) {
+/* What a row of a step is made of. */
+struct grad_row {
+    float *p, *dlogit;    /* (n): products -> softmax weights; gradients of weights -> of products */
+    struct key_span span; /* of the n keys */
+    const float *gate;    /* (far_end) */
+    float *dgate;         /* (far_end), added to */
+    size_t n;
+    float lse, delta, softcap;
+};
+
+static INLINE void row_grad(const struct grad_row *row, enum isa isa) {
+    float *p = row->p, *dlogit = row->dlogit, slope[STEP_KEYS], softcap = row->softcap, lse = row->lse, delta = row->delta;
+    size_t n = row->n, n_far = row->span.far_end;
+    if (softcap != 0) {
 #pragma omp simd
         for (size_t j = 0; j < n; j++) {
-            bool seen = add[j] != -INFINITY;
-            p[j] = exp_f32(seen ? p[j] + add[j] - lse : -INFINITY, isa);
-            dlogit[j] = seen ? p[j] * (dlogit[j] - delta) : 0;
+            float bent = tanh_f32(p[j] / softcap, isa);
+            slope[j] = 1.0f - bent * bent;
+            p[j] = softcap * bent;
         }
-        for (size_t j = 0; j < n_far; j++)
-            dgate[j] += dlogit[j];
-        return;
     }
-    float slope[STEP_KEYS];
+#pragma omp simd
+    for (size_t j = 0; j < n_far; j++)
+        p[j] += row->gate[j];
 #pragma omp simd
     for (size_t j = 0; j < n; j++) {
-        bool seen = add[j] != -INFINITY;
-        float bent = tanh_f32(p[j] / softcap, isa);
-        slope[j] = 1.0f - bent * bent;
-        p[j] = exp_f32(seen ? softcap * bent + add[j] - lse : -INFINITY, isa);
-        dlogit[j] = seen ? p[j] * (dlogit[j] - delta) : 0;
+        p[j] = exp_f32(p[j] - lse, isa);
+        dlogit[j] = p[j] * (dlogit[j] - delta);
     }
-    for (size_t j = 0; j < n_far; j++)
-        dgate[j] += dlogit[j];
 #pragma omp simd
-    for (size_t j = 0; j < n; j++)
-        dlogit[j] *= slope[j];
+    for (size_t j = 0; j < n_far; j++)
+        row->dgate[j] += dlogit[j];
+    if (softcap != 0) {
+#pragma omp simd
+        for (size_t j = 0; j < n; j++)
+            dlogit[j] *= slope[j];
+    }
+    step_mask(p, row->span, n, 0);
+    step_mask(dlogit, row->span, n, 0);
 }
 
 /* c (n keys, dim) += weights^T (keys, n_rows) rows (n_rows, dim) */
@@ -98,18 +108,14 @@ static INLINE void block_step(const struct grad_block *b, const struct key_set *
                               size_t n, enum isa isa) {
     const struct seq_run *run = &b->run->seq;
     size_t to = at - grad->keys.begin;
-    float add[STEP_KEYS];
     seq_block_dots(run, b->q, b->n_rows, set->k_lanes, at, n, b->p);
     seq_block_dots(run, b->dout, b->n_rows, set->v_lanes, at, n, b->dlogit);
-    for (size_t t = b->queries.begin; t < b->queries.end; t++) {
-        struct key_span span = key_span(b->span->lane, set, t);
-        size_t n_far = span.far_end < at ? 0 : span.far_end - at < n ? span.far_end - at : n;
-        step_gates(set, span, at, n, add);
-        for (size_t h = 0; h < run->group; h++) {
-            size_t r = (t - b->queries.begin) * run->group + h;
-            row_grad(b->p + r * STEP_KEYS, b->dlogit + r * STEP_KEYS, add, n, n_far, run->a->softcap, b->lse[r], b->delta[r],
-                     grad->dgate + to, isa);
-        }
+    for (size_t t = b->queries.begin, r = 0; t < b->queries.end; t++) {
+        struct key_span span = step_span(key_span(b->span->lane, set, t), at, n);
+        for (size_t h = 0; h < run->group; h++, r++)
+            row_grad(&(struct grad_row){.p = b->p + r * STEP_KEYS, .dlogit = b->dlogit + r * STEP_KEYS, .span = span,
+                                        .gate = set->gate + at, .dgate = grad->dgate + to, .n = n, .lse = b->lse[r],
+                                        .delta = b->delta[r], .softcap = run->a->softcap}, isa);
     }
     keys_add(b, b->p, b->dout, n, grad->dv + to * run->dim);
     keys_add(b, b->dlogit, b->q, n, grad->dk + to * run->dim);

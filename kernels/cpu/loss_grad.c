@@ -1,5 +1,6 @@
 /* Losses with their gradient, for blocks of rows whose logits stay in scratch. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/vmath.h"
@@ -60,35 +61,63 @@ static TARGET_AVX512 float row_grad_avx512(float *x, size_t n, size_t target, fl
 }
 #endif
 
-static void block_grad(struct device *dev, const struct nll_grad_args *a, struct range rows, float *logits) {
+/* Rows with a target, side by side: the others take part in no product. */
+struct loss_rows {
+    size_t n;
+    const int32_t *row; /* (n) */
+    float *logits;      /* (n, vocab_size) */
+    float *x, *dx;      /* (n, d_model) */
+};
+
+static void rows_grad(struct device *dev, const struct nll_grad_args *a, const struct loss_rows *b) {
     static float (*const table[])(float *, size_t, size_t, float, float) = ISA_TABLE(row_grad);
     const struct nll_args *f = a->forward;
-    size_t n = rows.end - rows.begin, vocab = f->w->n_rows, d_model = f->w->n_cols;
-    const float *x = (const float *)f->x + rows.begin * d_model;
-    product_run(dev, &(struct product){.w = f->w, .outputs = {0, vocab}, .x = x, .x_dtype = DTYPE_F32, .n_rows = n,
-                                       .y = logits, .ld_y = vocab});
+    size_t vocab = f->w->n_rows, d_model = f->w->n_cols;
+    for (size_t i = 0; i < b->n; i++)
+        memcpy(b->x + i * d_model, (const float *)f->x + (size_t)b->row[i] * d_model, d_model * sizeof *b->x);
+    product_run(dev, &(struct product){.w = f->w, .outputs = {0, vocab}, .x = b->x, .x_dtype = DTYPE_F32, .n_rows = b->n,
+                                       .y = b->logits, .ld_y = vocab});
     if (device_failed(dev))
         return;
-#pragma omp parallel for num_threads(threads_for_bytes(dev, n * vocab * 16))
-    for (size_t r = 0; r < n; r++) {
-        float *logit = logits + r * vocab, *nll = f->nll + rows.begin + r;
-        int32_t target = f->target[rows.begin + r];
-        ASSERT(target < 0 || (size_t)target < vocab);
-        *nll = target < 0 ? NAN : table[dev->isa](logit, vocab, (size_t)target, f->softcap, a->scale);
-        for (size_t i = 0; target < 0 && i < vocab; i++)
-            logit[i] = 0;
+#pragma omp parallel for num_threads(threads_for_bytes(dev, b->n * vocab * 16))
+    for (size_t i = 0; i < b->n; i++) {
+        int32_t target = f->target[b->row[i]];
+        ASSERT((size_t)target < vocab);
+        f->nll[b->row[i]] = table[dev->isa](b->logits + i * vocab, vocab, (size_t)target, f->softcap, a->scale);
     }
-    cpu_linear_grad(dev, &(struct linear_grad_args){.w = f->w, .x = x, .dy = logits, .n_rows = n, .ld_dy = vocab,
-                                                    .dx = a->dx + rows.begin * d_model, .dw = a->dw});
+    cpu_linear_grad(dev, &(struct linear_grad_args){.w = f->w, .x = b->x, .dy = b->logits, .n_rows = b->n, .ld_dy = vocab,
+                                                    .dx = b->dx, .dw = a->dw});
+    for (size_t i = 0; i < b->n; i++)
+        memcpy(a->dx + (size_t)b->row[i] * d_model, b->dx + i * d_model, d_model * sizeof *b->dx);
+}
+
+/* row (n_rows) = those with a target, in order; the results of the others. Returns how many. */
+static size_t rows_list(const struct nll_grad_args *a, int32_t *row) {
+    size_t n = 0, d_model = a->forward->w->n_cols;
+    for (size_t r = 0; r < a->forward->n_rows; r++) {
+        if (a->forward->target[r] >= 0) {
+            row[n++] = (int32_t)r;
+            continue;
+        }
+        a->forward->nll[r] = NAN;
+        memset(a->dx + r * d_model, 0, d_model * sizeof *a->dx);
+    }
+    return n;
 }
 
 void cpu_nll_grad(struct device *dev, const struct nll_grad_args *a) {
-    size_t n_rows = a->forward->n_rows, vocab = a->forward->w->n_rows, step = vocab ? LOGITS_MAX / vocab : 1;
+    size_t n_rows = a->forward->n_rows, vocab = a->forward->w->n_rows, d_model = a->forward->w->n_cols;
     if (!device_trains(dev) || n_rows == 0)
         return;
-    step = step < ROWS_MIN ? ROWS_MIN : step;
+    size_t step = LOGITS_MAX / vocab < ROWS_MIN ? ROWS_MIN : LOGITS_MAX / vocab;
     step = step < n_rows ? step : n_rows;
+    int32_t *row = device_scratch(dev, SCRATCH_ITEMS, n_rows * sizeof *row);
     float *logits = device_scratch(dev, SCRATCH_PARTIAL, step * vocab * sizeof *logits);
-    for (size_t begin = 0; begin < n_rows && !device_failed(dev); begin += step)
-        block_grad(dev, a, (struct range){begin, n_rows - begin < step ? n_rows : begin + step}, logits);
+    float *x = device_scratch(dev, SCRATCH_ROWS, 2 * step * d_model * sizeof *x);
+    if (!row || !logits || !x)
+        return;
+    size_t n = rows_list(a, row);
+    for (size_t at = 0; at < n && !device_failed(dev); at += step)
+        rows_grad(dev, a, &(struct loss_rows){.n = n - at < step ? n - at : step, .row = row + at, .logits = logits, .x = x,
+                                              .dx = x + step * d_model});
 }

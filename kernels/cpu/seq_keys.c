@@ -67,10 +67,13 @@ static void set_place(struct key_set *set, size_t dim, struct key_copies c, floa
     set->gate = memory;
 }
 
-/* One key, NULL beyond the last: a row and a lane of its panel. */
+/* One key, NULL beyond the last: a row, and a lane of its panel. */
 static void key_pack(const float *from, size_t head_dim, size_t dim, float *row, float *lane) {
-    for (size_t d = 0; row && d < dim; d++)
-        row[d] = from && d < head_dim ? from[d] : 0;
+    if (row) {
+        memset(row, 0, dim * sizeof *row);
+        if (from)
+            memcpy(row, from, head_dim * sizeof *row);
+    }
     for (size_t d = 0; lane && d < dim; d++)
         lane[d * PANEL] = from && d < head_dim ? from[d] : 0;
 }
@@ -130,6 +133,7 @@ void seq_block_load(const struct seq_run *run, const struct seq_lane *lane, stru
     for (size_t t = queries.begin; t < queries.end; t++)
         for (size_t h = 0; h < run->group; h++, rows += run->dim) {
             const float *x = from + (lane->first_row + t) * ld + (lane->kv_head * run->group + h) * head_dim;
+#pragma omp simd
             for (size_t d = 0; d < head_dim; d++)
                 rows[d] = scale * x[d];
             for (size_t d = head_dim; d < run->dim; d++)
@@ -143,6 +147,7 @@ void seq_block_store(const struct seq_run *run, const struct seq_lane *lane, str
     for (size_t t = queries.begin; t < queries.end; t++)
         for (size_t h = 0; h < run->group; h++, rows += run->dim, factor++) {
             float *x = to + (lane->first_row + t) * ld + (lane->kv_head * run->group + h) * head_dim;
+#pragma omp simd
             for (size_t d = 0; d < head_dim; d++)
                 x[d] = *factor * rows[d];
         }
