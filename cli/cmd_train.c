@@ -1,10 +1,8 @@
 /* spkv train: makes SP-KV models from random weights or from dense checkpoints. */
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -109,8 +107,8 @@ static int check_model(const struct training *t, struct err *err) {
         return err_set(err, ERR_USAGE, "", "this backend cannot train (use --backend cpu)");
     if (n_vocab > (size_t)c->vocab_size)
         return err_set(err, ERR_INPUT, t->run.tokenizer ? t->run.tokenizer : t->run.model,
-                       "the tokenizer has %zu tokens, but the model's vocab_size is %d: it is the tokenizer of another model",
-                       n_vocab, c->vocab_size);
+                       "the tokenizer has %zu tokens, but the model's vocab_size is %d: it is another model's", n_vocab,
+                       c->vocab_size);
     if (t->schedule.context_len > c->max_positions)
         return err_set(err, ERR_INPUT, t->run.model, "\"context_len\" is %d, but the model has %d positions "
                        "(max_position_embeddings): give shorter sequences", t->schedule.context_len, c->max_positions);
@@ -149,23 +147,25 @@ static int open_training(struct training *t, const char *out_dir, bool quiet, st
 
 /* --- the run -------------------------------------------------------------------------------------------------------- */
 
-static int in_out(const char *out_dir, const char *name, int (*act)(const char *path, struct err *err), struct err *err) {
+static int remove_in(const char *out_dir, const char *name, struct err *err) {
     char *path = file_join(out_dir, name, err);
-    int rc = path ? act(path, err) : ERR_MEMORY;
+    int rc = path ? file_remove_tree(path, err) : ERR_MEMORY;
     free(path);
     return rc;
 }
 
 /* A new run begins: what an older one left in OUT goes only now, when everything that is read was found good. */
 static int begin(struct training *t, const char *out_dir, struct err *err) {
-    static const char *const results[] = {"checkpoint", "log.csv", "heads.csv"};
+    static const char *const results[] = {"run.json", "checkpoint", "log.csv", "heads.csv"};
     int rc = json_object_set_new(t->run.object, "threads",
                                  json_integer(t->loaded.ops->device_threads(t->loaded.dev)));
     char *path = file_join(out_dir, "schedule.json", err);
     if (rc != 0 || !path)
         rc = err_memory(err, "run.json", 1024);
     for (size_t i = 0; rc == OK && i < sizeof results / sizeof *results; i++)
-        rc = in_out(out_dir, results[i], file_remove_tree, err);
+        rc = remove_in(out_dir, results[i], err);
+    if (rc == OK)
+        rc = file_make_dirs(out_dir, err);
     if (rc == OK)
         rc = schedule_write(&t->schedule, path, err);
     if (rc == OK)
@@ -210,8 +210,8 @@ static json_t *number(double x) {
 
 static void print_json(const struct train_options *o, const struct train_log_row *r, double seconds) {
     json_t *root = json_pack(
-        "{s:s, s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "schema", "spkv-train-result", "version", 1, "output",
-        o->output, "step", (json_int_t)r->step, "n_tok", (json_int_t)r->n_tok, "loss_nat_per_token", number(r->loss),
+        "{s:s, s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "schema", "spkv-train-result", "version", 1,
+        "output", o->output, "step", (json_int_t)r->step, "n_tok", (json_int_t)r->n_tok, "loss_nat_per_token", number(r->loss),
         "long_range_density", number(r->long_range_density), "eval_hard_nat_per_token", number(r->eval_nll_hard),
         "eval_full_nat_per_token", number(r->eval_nll_full), "eval_gate_density", number(r->eval_gate_density),
         "eval_long_range_density", number(r->eval_long_range_density), "seconds", seconds);

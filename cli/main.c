@@ -1,5 +1,6 @@
 /* main.c - finds the subcommand. */
 #include <locale.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,6 +51,7 @@ static int run_command(const struct command *command, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     argp_err_exit_status = 2;
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a failed write, like a full disk */
     setlocale(LC_CTYPE, ""); /* numbers stay in the C locale */
     if (argc < 2) {
         print_help(stderr);

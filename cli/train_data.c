@@ -103,7 +103,7 @@ int train_data_read_eval(const struct train_run *run, const struct schedule *s, 
         rc = pieces_read(&source, path_of(json_array_get(run->eval, 0)), vocab_size, (size_t)run->eval_sequences, out, err);
     }
     if (rc == OK && pieces_count(*out) == 0)
-        rc = err_set(err, ERR_INPUT, path_of(json_array_get(run->eval, 0)), "the held-out text has no sequence of two tokens");
+        rc = err_set(err, ERR_INPUT, path_of(json_array_get(run->eval, 0)), "the held-out text holds no two tokens");
     reading_close(&r);
     return rc;
 }

@@ -197,8 +197,8 @@ int train_options_schedule(const struct train_options *o, struct schedule *s, st
     for (size_t i = 0; rc == OK && i < o->n_settings; i++)
         rc = schedule_set(s, o->settings[i].key, o->settings[i].value, err);
     if (rc == OK && o->batch_tok > 0 && o->batch_tok < s->context_len)
-        rc = err_set(err, ERR_USAGE, "", "--batch-tok: %lld tokens are less than one sequence of %d", (long long)o->batch_tok,
-                     s->context_len);
+        rc = err_set(err, ERR_USAGE, "", "--batch-tok: %lld tokens are less than one sequence of %d",
+                     (long long)o->batch_tok, s->context_len);
     if (rc == OK && o->batch_tok / s->context_len > INT_MAX / 2)
         rc = err_set(err, ERR_USAGE, "", "--batch-tok: %lld tokens a step are too many", (long long)o->batch_tok);
     if (rc == OK && o->batch_tok > 0)

@@ -1,5 +1,5 @@
-/* train_progress.h - how a training run goes, on stderr: one changing line on a terminal, a line every five seconds elsewhere,
- * a line for every evaluation. One thread. */
+/* train_progress.h - how a training run goes, on stderr: one changing line on a terminal, a line every five seconds
+ * elsewhere, a line for every evaluation. One thread. */
 #ifndef SPKV_CLI_TRAIN_PROGRESS_H
 #define SPKV_CLI_TRAIN_PROGRESS_H
 

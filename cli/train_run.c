@@ -83,9 +83,9 @@ static int take(struct train_run *run, const char *where, struct err *err) {
         const char *key;
         const char **value;
         bool required;
-    } strings[] = {{"protocol", &run->protocol, true}, {"model", &run->model, true},     {"tokenizer", &run->tokenizer, false},
-                   {"dtype", &run->dtype, true},       {"compute", &run->compute, true}, {"backend", &run->backend, true},
-                   {"field", &run->field, false}};
+    } strings[] = {{"protocol", &run->protocol, true}, {"model", &run->model, true}, {"dtype", &run->dtype, true},
+                   {"compute", &run->compute, true}, {"backend", &run->backend, true},
+                   {"tokenizer", &run->tokenizer, false}, {"field", &run->field, false}};
     for (size_t i = 0; rc == OK && i < sizeof strings / sizeof *strings; i++)
         if (!strings[i].required || (rc = json_require(o, strings[i].key, where, err)) == OK)
             rc = json_get_string(o, strings[i].key, strings[i].value, where, err);
@@ -104,11 +104,11 @@ static int take(struct train_run *run, const char *where, struct err *err) {
 
 int train_run_make(const struct train_options *o, const char *command, struct train_run *run, struct err *err) {
     *run = (struct train_run){0};
-    run->object = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s?, s:I, s:i, s:b, s:b, s:s%}", "schema", "spkv-train", "version",
-                            VERSION, "protocol", protocol_name(o->protocol), "dtype", o->dtype, "compute", o->compute,
-                            "backend", o->backend, "field", o->field, "eval_sequences", (json_int_t)o->eval_sequences,
-                            "threads", o->threads, "split_blank", o->split_blank, "new_predictor", o->new_predictor,
-                            "command", command, strlen(command));
+    run->object = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s?, s:I, s:i, s:b, s:b, s:s}", "schema", "spkv-train",
+                            "version", VERSION, "protocol", protocol_name(o->protocol), "dtype", o->dtype, "compute",
+                            o->compute, "backend", o->backend, "field", o->field, "eval_sequences",
+                            (json_int_t)o->eval_sequences, "threads", o->threads, "split_blank", o->split_blank,
+                            "new_predictor", o->new_predictor, "command", command);
     if (!run->object)
         return err_set(err, ERR_INPUT, "", "the command line is not valid UTF-8");
     int rc = put_inputs(o, run->object, err);

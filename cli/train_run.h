@@ -1,7 +1,7 @@
 /* train_run.h - OUT/run.json: everything about a training run that is not its schedule, so that resume needs OUT alone.
  *
- *   {"schema": "spkv-train", "version": 1, "protocol": "adapt", "model": "/path", "corpora": [{"path": "/path", "weight": 2},
- *    ...], "eval": ["/path"], ...}
+ *   {"schema": "spkv-train", "version": 1, "protocol": "adapt", "model": "/path",
+ *    "corpora": [{"path": "/path", "weight": 2}, ...], "eval": ["/path"], ...}
  *
  * A new run goes through the same object, so that both open the same things. */
 #ifndef SPKV_CLI_TRAIN_RUN_H

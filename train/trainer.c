@@ -136,8 +136,8 @@ static int check_loss(struct trainer *t, double loss, struct err *err) {
     }
     if (++t->n_above < DIVERGED_STEPS)
         return OK;
-    return err_set(err, ERR_INPUT, "", "the loss is %.4g, and has been above 3x its running mean of %.4g for %d steps (try a "
-                   "smaller learning rate)", loss, t->mean_loss, DIVERGED_STEPS);
+    return err_set(err, ERR_INPUT, "", "the loss is %.4g, and has been above 3x its running mean of %.4g for %d steps "
+                   "(try a smaller learning rate)", loss, t->mean_loss, DIVERGED_STEPS);
 }
 
 static void fill_row(const struct trainer *t, const struct schedule_point *point, const struct step_sums *sums,
