@@ -114,75 +114,88 @@ static TARGET_AVX512 void values_avx512(const float *p, size_t n_rows, size_t di
     }
 }
 
-/* n <= 4 rows, a constant, and 16 keys */
-static INLINE TARGET_AVX2 void some_logits_avx2(const float *q, size_t n, size_t dim, const float *k, size_t slots,
+/* Sums of n <= 4 rows and 8 w keys or dimensions stay in registers: n * w <= 12 of the sixteen. n and w are constants. */
+static INLINE TARGET_AVX2 void some_logits_avx2(const float *q, size_t n, size_t w, size_t dim, const float *k, size_t slots,
                                                 float *logit) {
-    __m256 s[4][2];
+    __m256 s[4][4];
 #pragma GCC unroll 4
     for (size_t r = 0; r < n; r++)
-        s[r][0] = s[r][1] = _mm256_setzero_ps();
+#pragma GCC unroll 4
+        for (size_t i = 0; i < w; i++)
+            s[r][i] = _mm256_setzero_ps();
     for (size_t d = 0; d < dim; d++) {
-        __m256 k0 = _mm256_loadu_ps(k + d * slots), k1 = _mm256_loadu_ps(k + d * slots + 8);
 #pragma GCC unroll 4
         for (size_t r = 0; r < n; r++) {
             __m256 x = _mm256_set1_ps(q[r * dim + d]);
-            s[r][0] = _mm256_fmadd_ps(x, k0, s[r][0]);
-            s[r][1] = _mm256_fmadd_ps(x, k1, s[r][1]);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < w; i++)
+                s[r][i] = _mm256_fmadd_ps(x, _mm256_loadu_ps(k + d * slots + 8 * i), s[r][i]);
         }
     }
 #pragma GCC unroll 4
-    for (size_t r = 0; r < n; r++) {
-        _mm256_storeu_ps(logit + r * STEP_KEYS, s[r][0]);
-        _mm256_storeu_ps(logit + r * STEP_KEYS + 8, s[r][1]);
-    }
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < w; i++)
+            _mm256_storeu_ps(logit + r * STEP_KEYS + 8 * i, s[r][i]);
 }
 
-/* 16 dimensions */
-static INLINE TARGET_AVX2 void some_values_avx2(const float *p, size_t n, size_t dim, const float *v, float *out) {
-    __m256 s[4][2];
+static INLINE TARGET_AVX2 void some_values_avx2(const float *p, size_t n, size_t w, size_t dim, const float *v, float *out) {
+    __m256 s[4][4];
 #pragma GCC unroll 4
-    for (size_t r = 0; r < n; r++) {
-        s[r][0] = _mm256_loadu_ps(out + r * dim);
-        s[r][1] = _mm256_loadu_ps(out + r * dim + 8);
-    }
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < w; i++)
+            s[r][i] = _mm256_loadu_ps(out + r * dim + 8 * i);
     for (size_t j = 0; j < GROUP_KEYS; j++) {
-        __m256 v0 = _mm256_loadu_ps(v + j * dim), v1 = _mm256_loadu_ps(v + j * dim + 8);
 #pragma GCC unroll 4
         for (size_t r = 0; r < n; r++) {
             __m256 x = _mm256_set1_ps(p[r * STEP_KEYS + j]);
-            s[r][0] = _mm256_fmadd_ps(x, v0, s[r][0]);
-            s[r][1] = _mm256_fmadd_ps(x, v1, s[r][1]);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < w; i++)
+                s[r][i] = _mm256_fmadd_ps(x, _mm256_loadu_ps(v + j * dim + 8 * i), s[r][i]);
         }
     }
 #pragma GCC unroll 4
-    for (size_t r = 0; r < n; r++) {
-        _mm256_storeu_ps(out + r * dim, s[r][0]);
-        _mm256_storeu_ps(out + r * dim + 8, s[r][1]);
-    }
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < w; i++)
+            _mm256_storeu_ps(out + r * dim + 8 * i, s[r][i]);
 }
 
 static TARGET_AVX2 void logits_avx2(const float *q, size_t n_rows, size_t dim, const struct key_group *g, size_t slots,
                                     float *logit) {
-    for (size_t j = 0; j < GROUP_KEYS; j += 16) {
-        const float *k = (const float *)(const void *)g->k + j;
-        size_t r = 0;
-        for (; r + 4 <= n_rows; r += 4)
-            some_logits_avx2(q + r * dim, 4, dim, k, slots, logit + r * STEP_KEYS + j);
-        for (; r < n_rows; r++)
-            some_logits_avx2(q + r * dim, 1, dim, k, slots, logit + r * STEP_KEYS + j);
+    const float *k = (const float *)(const void *)g->k;
+    size_t r = 0;
+    for (; r + 4 <= n_rows; r += 4) {
+        some_logits_avx2(q + r * dim, 4, 2, dim, k, slots, logit + r * STEP_KEYS);
+        some_logits_avx2(q + r * dim, 4, 2, dim, k + 16, slots, logit + r * STEP_KEYS + 16);
     }
+    q += r * dim, logit += r * STEP_KEYS;
+    switch (n_rows - r) {
+    case 3: some_logits_avx2(q, 3, 4, dim, k, slots, logit); break;
+    case 2: some_logits_avx2(q, 2, 4, dim, k, slots, logit); break;
+    case 1: some_logits_avx2(q, 1, 4, dim, k, slots, logit); break;
+    default: break;
+    }
+}
+
+/* 8 w dimensions of all rows */
+static INLINE TARGET_AVX2 void column_values_avx2(const float *p, size_t n_rows, size_t w, size_t dim, const float *v,
+                                                  float *out) {
+    size_t r = 0;
+    for (; r + 3 <= n_rows; r += 3)
+        some_values_avx2(p + r * STEP_KEYS, 3, w, dim, v, out + r * dim);
+    for (; r < n_rows; r++)
+        some_values_avx2(p + r * STEP_KEYS, 1, w, dim, v, out + r * dim);
 }
 
 static TARGET_AVX2 void values_avx2(const float *p, size_t n_rows, size_t dim, const struct key_group *g, float *out) {
     const float *v = (const float *)(const void *)g->v;
     size_t d = 0;
-    for (; d + 16 <= dim; d += 16) {
-        size_t r = 0;
-        for (; r + 4 <= n_rows; r += 4)
-            some_values_avx2(p + r * STEP_KEYS, 4, dim, v + d, out + r * dim + d);
-        for (; r < n_rows; r++)
-            some_values_avx2(p + r * STEP_KEYS, 1, dim, v + d, out + r * dim + d);
-    }
+    for (; d + 32 <= dim; d += 32)
+        column_values_avx2(p, n_rows, 4, dim, v + d, out + d);
+    for (; d + 8 <= dim; d += 8)
+        column_values_avx2(p, n_rows, 1, dim, v + d, out + d);
     for (size_t r = 0; r < n_rows; r++)
         for (size_t j = 0; j < GROUP_KEYS; j++)
             for (size_t last = d; last < dim; last++)
