@@ -230,7 +230,10 @@ static int evaluate(struct trainer *t, struct train_log_row *row, struct err *er
         row->eval_gate_density = ratio(sum_of(t->n_open, t->n_lanes), n_tok * t->n_gates);
         row->eval_long_range_density = ratio(sum_of(t->n_far, t->n_lanes), sum_of(t->n_left, t->n_lanes));
     }
-    return rc == OK ? run_eval(t, t->o->full, &nothing, &row->eval_nll_full, &n_tok, err) : rc;
+    if (rc == OK && strcmp(t->o->policy->name, t->o->full->name) != 0)
+        return run_eval(t, t->o->full, &nothing, &row->eval_nll_full, &n_tok, err);
+    row->eval_nll_full = row->eval_nll_hard;
+    return rc;
 }
 
 static int log_heads(struct trainer *t, int64_t step, struct err *err) {
@@ -263,13 +266,13 @@ static int save(struct trainer *t, struct err *err) {
     struct state_save what = {.out_dir = o->out_dir, .source = o->source, .params = t->params, .schedule = t->s,
                               .progress = &t->progress, .dtype = o->dtype, .protocol = o->protocol,
                               .version = o->version, .commit = o->commit};
-    int rc = t->saved_step == t->progress.step ? OK : state_save(&what, err);
-    if (rc == OK && t->saved_step != t->progress.step) {
-        t->saved_step = t->progress.step;
-        if (o->observer->on_save)
-            o->observer->on_save(o->observer->self, t->saved_step);
-    }
-    return rc;
+    int rc = state_save(&what, err);
+    if (rc != OK)
+        return rc;
+    t->saved_step = t->progress.step;
+    if (o->observer->on_save)
+        o->observer->on_save(o->observer->self, t->saved_step);
+    return OK;
 }
 
 /* Evaluation and log of a step that is finished, or of the start. */

@@ -45,10 +45,10 @@ struct trainer_options {
 struct batches_options trainer_batches(const struct schedule *schedule, int vocab_size);
 
 /* Runs to the end of the schedule: from OUT/checkpoint where there is one, else from the model as loaded, after an
- * evaluation of it. The log goes to OUT/log.csv and OUT/heads.csv (the latter at steps with an evaluation, or where one would be:
- * densities of the evaluation, or of the step's own tokens). *last is the row of the last step. ERR_INPUT when the run
- * diverges: a loss or gradient that is not finite, or a loss that stays above 3x its running mean; the message names step,
- * tensor and the last checkpoint, which stays as it is. */
+ * evaluation of it. The log goes to OUT/log.csv and OUT/heads.csv (the latter at steps with an evaluation, or where one
+ * would be: densities of the evaluation, or of the step's own tokens). *last is the row of the last step. ERR_INPUT when
+ * the run diverges: a loss or gradient that is not finite, or a loss that stays above 3x its running mean; the message
+ * names step, tensor and the last checkpoint, which stays as it is. */
 int trainer_run(const struct trainer_options *options, struct train_log_row *last, struct err *err);
 
 #endif
