@@ -24,7 +24,8 @@ enum { KEY_RECORD = 0x400 };
 static const struct argp_option argp_options[] = {
     {"output", 'o', "FILE", 0, "the run file (required)", 1},
     {"record", KEY_RECORD, "LIST", 0, "heads, positions (always); classes, tokens, utility, utility:u8, open, attention "
-     "(default for a dense checkpoint: attention)", 1},
+     "(default for a dense checkpoint: attention), oracle (with tokens, policy full: attention that a token gets from outside "
+     "its window)", 1},
     {0},
 };
 
@@ -64,7 +65,7 @@ struct record_name {
 static const struct record_name record_names[] = {
     {"heads", 0}, {"positions", 0}, {"classes", PROFILE_RECORD_CLASSES}, {"tokens", PROFILE_RECORD_TOKENS},
     {"utility", PROFILE_RECORD_UTILITY}, {"utility:u8", PROFILE_RECORD_UTILITY_U8}, {"open", PROFILE_RECORD_OPEN},
-    {"attention", PROFILE_RECORD_ATTENTION},
+    {"attention", PROFILE_RECORD_ATTENTION}, {"oracle", PROFILE_RECORD_ORACLE},
 };
 
 static int parse_record(const char *list, unsigned *record, struct err *err) {
@@ -75,7 +76,7 @@ static int parse_record(const char *list, unsigned *record, struct err *err) {
         if (i == n_names)
             return err_set(err, ERR_USAGE, "",
                            "--record: \"%.*s\" is not heads, positions, classes, tokens, utility, utility:u8, "
-                           "open or attention",
+                           "open, attention or oracle",
                            (int)n, list);
         *record |= record_names[i].bit;
         list += n + (list[n] == ',');
@@ -101,6 +102,10 @@ static unsigned possible(unsigned record, const struct policy *policy, bool quie
     if (record & PROFILE_RECORD_ATTENTION && strcmp(policy->name, "full") != 0) {
         cli_note(quiet, "far attention is measured under policy full only: not recorded under %s", policy->name);
         record &= ~(unsigned)PROFILE_RECORD_ATTENTION;
+    }
+    if (record & PROFILE_RECORD_ORACLE && strcmp(policy->name, "full") != 0) {
+        cli_note(quiet, "future attention (oracle) is measured under policy full only: not recorded under %s", policy->name);
+        record &= ~(unsigned)PROFILE_RECORD_ORACLE;
     }
     return record;
 }

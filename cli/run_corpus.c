@@ -133,6 +133,17 @@ static void add_totals(struct recording *r, const struct sequence_report *s) {
         }
 }
 
+/* What the oracle knows of every token of a finished sequence. */
+static int record_future(struct recording *r, const struct profile_sequence *sequence, const struct sequence_report *s,
+                         struct err *err) {
+    struct profile_gates tokens = {.sequence = sequence,
+                                   .n = sequence->n_tok,
+                                   .layer_stride = sequence->n_tok * (size_t)r->loaded->model->config->n_kv_heads,
+                                   .future_max = s->future_max,
+                                   .future_mean = s->future_mean};
+    return profile_writer_add_gates(r->writer, &tokens, err);
+}
+
 static int record_sequence(void *self, const struct sequence_report *s, struct err *err) {
     struct recording *r = self;
     int rc = classify(r, s->sequence, err);
@@ -146,6 +157,8 @@ static int record_sequence(void *self, const struct sequence_report *s, struct e
         .cache_bytes_full = s->cache_bytes_full, .pool_peak_bytes = s->pool_peak_bytes, .far_sum = s->far_sum,
         .sink_sum = s->sink_sum, .distance_sum = s->distance_sum};
     add_totals(r, s);
+    if (s->future_max && (rc = record_future(r, &sequence, s, err)) != OK)
+        return rc;
     return profile_writer_add_sequence(r->writer, &counters, err);
 }
 
@@ -318,13 +331,14 @@ static int create_writer(struct recording *r, unsigned record, int max_length, c
     return rc;
 }
 
-static int run_all(struct recording *r, int max_length, bool attention, struct err *err) {
+static int run_all(struct recording *r, int max_length, unsigned record, struct err *err) {
     struct source source = sequences_source(r->sequences);
     struct observer observer = {.self = r,
                                 .on_gates = record_gates,
                                 .on_sequence = record_sequence,
                                 .on_batch = record_batch,
-                                .want_attention = attention};
+                                .want_attention = (record & PROFILE_RECORD_ATTENTION) != 0,
+                                .want_oracle = (record & PROFILE_RECORD_ORACLE) != 0};
     struct run_options options = {
         .policy = r->loaded->policy, .batch = r->run->batch, .chunk = r->run->chunk, .max_len = max_length,
         .dense_prefill = r->run->dense_prefill, .shard = r->options->shard, .n_shards = r->options->n_shards,
@@ -376,7 +390,7 @@ int run_corpus(const struct run_options_cli *run, const struct corpus_options_cl
     if ((rc = create_writer(&r, record, max_length, output, command_line, err)) != OK)
         goto out;
     result->nothing_to_do = !r.writer;
-    if (r.writer && (rc = run_all(&r, max_length, (record & PROFILE_RECORD_ATTENTION) != 0, err)) == OK)
+    if (r.writer && (rc = run_all(&r, max_length, record, err)) == OK)
         rc = finish(&r, err);
     if (rc != OK && r.writer)
         keep_finished(&r, output);

@@ -75,6 +75,25 @@ static size_t qkv_width(const struct model *m) {
     return (size_t)(m->config->n_heads + 2 * m->config->n_kv_heads) * (size_t)m->config->head_dim;
 }
 
+static void attend_stats(const struct model *m, const struct step *s, int l, const struct attend_args *attend) {
+    const struct step_stats *stats = s->stats;
+    size_t kv = (size_t)m->config->n_kv_heads, at = (size_t)l * (size_t)s->batch.n_seq * kv;
+    size_t future_at = (size_t)l * (size_t)s->cache->n_slots * (size_t)s->cache->max_len * kv;
+    struct attend_stats_args args = {.attend = attend, .window = stats->window, .sinks = stats->sinks};
+    if (stats->far_sum) {
+        args.far_sum = stats->far_sum + at;
+        args.sink_sum = stats->sink_sum + at;
+        args.distance_sum = stats->distance_sum + at * (size_t)stats->n_bins;
+        args.bin_of_distance = stats->bin_of_distance;
+        args.n_bins = stats->n_bins;
+    }
+    if (stats->future_max) {
+        args.future_max = real_at(m, stats->future_max, future_at);
+        args.future_sum = real_at(m, stats->future_sum, future_at);
+    }
+    m->ops->attend_stats(m->dev, &args);
+}
+
 static void attend_cache(const struct model *m, const struct step *s, int l) {
     const struct model_config *c = m->config;
     const struct layer_activations *a = &s->a->layers[l];
@@ -85,13 +104,8 @@ static void attend_cache(const struct model *m, const struct step *s, int l) {
         .n_heads = (size_t)c->n_heads, .ld_qkv = qkv_width(m), .scale = (float)c->attention_scale,
         .softcap = (float)c->attention_softcap, .out = a->attended, .lse = s->stats ? a->lse : NULL};
     m->ops->attend_cache(m->dev, &args);
-    if (s->stats && c->layers[l].sliding_window == 0) {
-        size_t at = (size_t)l * (size_t)s->batch.n_seq * (size_t)c->n_kv_heads;
-        m->ops->attend_stats(m->dev, &(struct attend_stats_args){
-            .attend = &args, .window = s->stats->window, .sinks = s->stats->sinks, .far_sum = s->stats->far_sum + at,
-            .sink_sum = s->stats->sink_sum + at, .distance_sum = s->stats->distance_sum + at * (size_t)s->stats->n_bins,
-            .bin_of_distance = s->stats->bin_of_distance, .n_bins = s->stats->n_bins});
-    }
+    if (s->stats && c->layers[l].sliding_window == 0)
+        attend_stats(m, s, l, &args);
     m->ops->kv_append(m->dev, &(struct kv_append_args){
         .cache = s->cache, .batch = s->batch, .layer = l, .k = k, .v = v, .open = open, .ld_kv = qkv_width(m)});
 }

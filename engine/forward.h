@@ -10,9 +10,10 @@
 /* Where a step adds its attention statistics; device arrays, see struct attend_stats_args. */
 struct step_stats {
     int window, sinks, n_bins;
-    double *far_sum, *sink_sum;        /* (n_layers, n_seq, n_kv_heads) */
+    double *far_sum, *sink_sum;        /* (n_layers, n_seq, n_kv_heads); NULL = no sums by distance */
     double *distance_sum;              /* (n_layers, n_seq, n_kv_heads, n_bins) */
     const int32_t *bin_of_distance;
+    float *future_max, *future_sum;    /* (n_layers, n_slots, max_len, n_kv_heads); NULL = no future attention */
 };
 
 /* How attention runs over whole sequences: ops->train->attend_seq in place of a cache. */

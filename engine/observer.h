@@ -36,6 +36,8 @@ struct sequence_report {
     const double *far_sum, *sink_sum;   /* (n_layers, n_kv_heads) */
     const double *distance_sum;         /* (n_layers, n_kv_heads, n_distance_bins) */
     int n_distance_bins;
+    /* With the oracle only, else NULL: session_future(). */
+    const float *future_max, *future_mean; /* (n_layers, n_tok, n_kv_heads) */
 };
 
 struct observer {
@@ -44,6 +46,7 @@ struct observer {
     int (*on_sequence)(void *self, const struct sequence_report *report, struct err *err); /* in order of index */
     int (*on_batch)(void *self, uint64_t batch, struct err *err); /* a whole batch of the plan is done */
     bool want_attention;  /* compute far, sink and distance sums */
+    bool want_oracle;     /* compute what each token gets from queries outside its window */
 };
 
 #endif

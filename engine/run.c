@@ -159,6 +159,8 @@ static int report_sequence(struct run *r, int slot, struct err *err) {
     struct sequence_report report = {.sequence = &m->sequence, .nll = m->nll};
     session_end_prefill(r->session, slot);
     int rc = kv_cache_read_counts(session_cache(r->session), slot, &counts, err);
+    if (rc == OK && r->observer->want_oracle)
+        rc = session_future(r->session, slot, &report.future_max, &report.future_mean, err);
     if (rc != OK)
         return rc;
     for (size_t t = 1; t < m->sequence.n_tok; t++)
@@ -229,7 +231,8 @@ static int create(struct run *r, struct err *err) {
     size_t batch = (size_t)o->batch, chunk = (size_t)(o->chunk < o->max_len ? o->chunk : o->max_len), lanes = n_lanes(r);
     struct session_options options = {.n_slots = o->batch, .max_len = o->max_len, .max_rows = batch * chunk,
                                       .policy = o->policy, .dense_prefill = o->dense_prefill,
-                                      .attention_stats = r->observer->want_attention};
+                                      .attention_stats = r->observer->want_attention,
+                                      .future_attention = r->observer->want_oracle};
     if (!(r->members = mem_alloc(batch, sizeof *r->members, "a batch", err)) ||
         !(r->gated = mem_alloc((size_t)r->model->config->n_layers, sizeof *r->gated, "a batch", err)) ||
         !(r->target = mem_alloc(options.max_rows, sizeof *r->target, "a batch", err)) ||

@@ -46,10 +46,15 @@ struct session {
     double *host_sums;        /* staging of the same */
     double *far_sum, *sink_sum, *distance_sum; /* (n_slots, n_layers, n_kv_heads[, n_bins]) */
     bool stats_pending;
+    float *host_future_max, *host_future_mean; /* (n_layers, max_len, n_kv_heads) */
 };
 
 static size_t n_lanes(const struct session *s) {
     return (size_t)s->model->config->n_layers * (size_t)s->model->config->n_kv_heads;
+}
+
+static bool has_stats(const struct session *s) {
+    return s->options.attention_stats || s->options.future_attention;
 }
 
 int distance_bins(int max_len, int64_t *edge) {
@@ -103,7 +108,23 @@ static int create_cache(struct session *s, struct err *err) {
     return rc;
 }
 
-static int create_stats(struct session *s, struct err *err) {
+/* Elements of the future attention of one slot in one layer. */
+static size_t future_items(const struct session *s) {
+    return (size_t)s->options.max_len * (size_t)s->model->config->n_kv_heads;
+}
+
+static int create_future(struct session *s, struct err *err) {
+    int rc = OK;
+    size_t n_layers = (size_t)s->model->config->n_layers, n = (size_t)s->options.n_slots * n_layers * future_items(s);
+    size_t real = real_size(s->model->ops, s->model->dev);
+    s->stats.future_max = device_array(s, n, real, &rc);
+    s->stats.future_sum = device_array(s, n, real, &rc);
+    s->host_future_max = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
+    s->host_future_mean = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
+    return rc;
+}
+
+static int create_distance_sums(struct session *s, struct err *err) {
     int rc = OK, n_bins = distance_bins(s->options.max_len, NULL);
     size_t lanes = n_lanes(s), n_slots = (size_t)s->options.n_slots, n = n_slots * lanes;
     int64_t *edge = host_array((size_t)n_bins + 1, sizeof *edge, &rc, err);
@@ -122,8 +143,8 @@ static int create_stats(struct session *s, struct err *err) {
         }
         s->model->ops->upload(s->model->dev, s->bin_of_distance, bin, (size_t)s->options.max_len * sizeof *bin);
         rc = s->model->ops->sync(s->model->dev, err);
-        s->stats = (struct step_stats){.window = s->options.policy->base_window, .sinks = s->options.policy->sinks,
-                                       .n_bins = n_bins, .bin_of_distance = s->bin_of_distance};
+        s->stats.n_bins = n_bins;
+        s->stats.bin_of_distance = s->bin_of_distance;
     }
     free(edge);
     free(bin);
@@ -173,13 +194,17 @@ int session_create(const struct model *model, const struct session_options *opti
     if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
-        rc = activations_create(model, options->max_rows, KEEP_NOTHING, options->attention_stats, &s->a, err);
+        rc = activations_create(model, options->max_rows, KEEP_NOTHING, has_stats(s), &s->a, err);
     if (rc == OK)
         rc = model_upload_rope(model, (size_t)options->max_len, s->rope, err);
     if (rc == OK)
         rc = create_cache(s, err);
+    s->stats.window = options->policy->base_window;
+    s->stats.sinks = options->policy->sinks;
     if (rc == OK && options->attention_stats)
-        rc = create_stats(s, err);
+        rc = create_distance_sums(s, err);
+    if (rc == OK && options->future_attention)
+        rc = create_future(s, err);
     if (rc == OK)
         rc = model->ops->sync(model->dev, err);
     if (rc != OK) {
@@ -195,12 +220,13 @@ void session_free(struct session *s) {
     if (!s)
         return;
     void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->logits, s->last_rows, s->sampled,
-                         s->bin_of_distance, s->step_sums, s->all_open, s->gate_history};
+                         s->bin_of_distance, s->step_sums, s->all_open, s->gate_history, s->stats.future_max,
+                         s->stats.future_sum};
     void *on_host[] = {s->last.slots,  s->last.row_splits, s->last.pos0,    s->last.sequence_id,
                        s->sequence_id, s->length,          s->dense,        s->ids,
                        s->pos,         s->host_logits,     s->host_utility, s->host_open,
                        s->staging,     s->host_sums,       s->far_sum,      s->sink_sum,
-                       s->distance_sum};
+                       s->distance_sum, s->host_future_max, s->host_future_mean};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
         s->model->ops->mem_free(s->model->dev, on_device[i]);
     for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
@@ -208,6 +234,20 @@ void session_free(struct session *s) {
     kv_cache_free(s->cache);
     activations_free(s->model, &s->a);
     free(s);
+}
+
+/* The future attention of a slot in one layer. */
+static float *future_of(const struct session *s, float *base, int layer, int slot) {
+    size_t part = (size_t)layer * (size_t)s->options.n_slots + (size_t)slot;
+    return real_at(s->model, base, part * future_items(s));
+}
+
+static void clear_future(struct session *s, int slot) {
+    size_t n_bytes = future_items(s) * real_size(s->model->ops, s->model->dev);
+    for (int l = 0; l < s->model->config->n_layers; l++) {
+        s->model->ops->fill(s->model->dev, future_of(s, s->stats.future_max, l, slot), 0, n_bytes);
+        s->model->ops->fill(s->model->dev, future_of(s, s->stats.future_sum, l, slot), 0, n_bytes);
+    }
 }
 
 void session_reset(struct session *s, int slot, uint64_t sequence_id) {
@@ -222,6 +262,8 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
         memset(s->sink_sum + at, 0, lanes * sizeof(double));
         memset(s->distance_sum + at * n_bins, 0, lanes * n_bins * sizeof(double));
     }
+    if (s->options.future_attention)
+        clear_future(s, slot);
 }
 
 /* Checks a feed and writes it down as the last step. */
@@ -335,10 +377,10 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
         ASSERT(s->dense[feed->slots[i]] == dense);
     if (dense)
         step.all_open = s->all_open;
-    if (s->options.attention_stats) {
+    if (s->options.attention_stats)
         clear_step_stats(s);
+    if (has_stats(s))
         step.stats = &s->stats;
-    }
     ops->upload(dev, s->a.ids, s->ids, s->last.n_rows * sizeof *s->ids);
     ops->upload(dev, s->a.pos, s->pos, s->last.n_rows * sizeof *s->pos);
     model_forward(s->model, &step);
@@ -465,4 +507,36 @@ const double *session_sink_sum(const struct session *s, int slot) {
 
 const double *session_distance_sum(const struct session *s, int slot) {
     return s->distance_sum ? s->distance_sum + (size_t)slot * n_lanes(s) * (size_t)s->stats.n_bins : NULL;
+}
+
+/* Turns sums of one layer, in place, into means over the queries outside the window of each token and the heads of a group;
+ * NaN where there is none. */
+static void future_means(const struct session *s, int layer, size_t n_tok, float *max, float *sum) {
+    const struct model_config *c = s->model->config;
+    size_t kv = (size_t)c->n_kv_heads, window = (size_t)s->stats.window, group = (size_t)c->n_heads / kv;
+    bool sliding = c->layers[layer].sliding_window > 0;
+    for (size_t t = 0; t < n_tok; t++) {
+        size_t n_queries = sliding || n_tok - t <= window ? 0 : n_tok - t - window;
+        for (size_t i = t * kv; i < (t + 1) * kv; i++) {
+            max[i] = n_queries ? max[i] : NAN;
+            sum[i] = n_queries ? sum[i] / (float)(n_queries * group) : NAN;
+        }
+    }
+}
+
+int session_future(struct session *s, int slot, const float **max, const float **mean, struct err *err) {
+    size_t n_tok = (size_t)s->length[slot], n = n_tok * (size_t)s->model->config->n_kv_heads;
+    int rc = OK;
+    ASSERT(s->options.future_attention);
+    for (int l = 0; l < s->model->config->n_layers && rc == OK; l++) {
+        float *max_host = s->host_future_max + (size_t)l * n, *mean_host = s->host_future_mean + (size_t)l * n;
+        rc = download_real(s, max_host, future_of(s, s->stats.future_max, l, slot), n, err);
+        if (rc == OK)
+            rc = download_real(s, mean_host, future_of(s, s->stats.future_sum, l, slot), n, err);
+        if (rc == OK)
+            future_means(s, l, n_tok, max_host, mean_host);
+    }
+    *max = s->host_future_max;
+    *mean = s->host_future_mean;
+    return rc;
 }

@@ -21,6 +21,7 @@ struct session_options {
     const struct policy *policy;  /* borrowed */
     bool dense_prefill;           /* gates are noted but do not act until session_end_prefill() */
     bool attention_stats;         /* collect far, sink and distance sums */
+    bool future_attention;        /* collect what each token gets from queries outside its window */
 };
 
 struct session;
@@ -81,6 +82,12 @@ struct kv_cache *session_cache(struct session *s);
 const double *session_far_sum(const struct session *s, int slot);
 const double *session_sink_sum(const struct session *s, int slot);
 const double *session_distance_sum(const struct session *s, int slot);
+
+/* What queries at t >= s + window gave token s of a slot since its reset (method.md section 11): the largest softmax weight,
+ * and the mean over queries and the query heads of the group; (n_layers, session_length(), n_kv_heads) f32 in host memory,
+ * NaN where there is no such query and in the model's own sliding layers. Only with future_attention. Borrowed until the
+ * next call. Waits. */
+int session_future(struct session *s, int slot, const float **max, const float **mean, struct err *err);
 
 /* Bins of query-key distance: bin 0 holds distance 0; then four an octave, edges ceil(2^(i/4)) without repeats.
  * Returns the number of bins for distances below max_len and, when edge is not NULL, writes n + 1 edges (edge[n] is past

@@ -115,15 +115,20 @@ struct attend_args {
     float *lse;              /* NULL, or (n_rows, n_heads) f32: log of the sum of exp(logit) over visible keys */
 };
 
-/* Sums of softmax weights of a step, for head maps of dense models (method.md section 11). Every output is added to. */
+/* Sums of softmax weights of a step, for head maps and the oracle of dense models (method.md section 11). Every output is
+ * added to. */
 struct attend_stats_args {
     const struct attend_args *attend; /* the arguments of the attend_cache call, lse filled */
     int window, sinks;                /* what "far" means here, whatever the cache holds */
     double *far_sum, *sink_sum;       /* (n_seq, n_kv_heads) f64 mean over the group's query heads, summed over queries: mass
-                                         on keys with t - s >= window and s >= sinks; on keys with s < sinks */
+                                         on keys with t - s >= window and s >= sinks; on keys with s < sinks; NULL with
+                                         distance_sum NULL to skip */
     double *distance_sum;             /* (n_seq, n_kv_heads, n_bins) f64 mass by distance t - s; NULL to skip */
     const int32_t *bin_of_distance;   /* (max_len) bin of every distance, device */
     int n_bins;
+    float *future_max, *future_sum;   /* (n_slots, max_len, n_kv_heads) f32 by cache slot and position s of the key: the
+                                         largest weight, and the sum, from queries t >= s + window of all query heads of
+                                         the group; both NULL to skip */
 };
 
 /* Takes the step's pairs into the cache, after attend_cache of the same layer: pairs that leave the ring go to the

@@ -68,6 +68,13 @@ expect 0 "coverage" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
 expect 3 "exists" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
 expect 0 "policy layout" profile -o "$dir/layout.h5" --policy "layout:file=$dir/layout.json"
 expect 0 "policy window" profile -o "$dir/window.h5" --policy window --sinks 4 --prefill dense
+expect 0 "policy full" profile -o "$dir/oracle.h5" --policy full --record tokens,oracle
+for name in attention_future_max attention_future_mean; do
+    grep -q "$name" "$dir/oracle.h5" || fail "--record oracle leaves no $name"
+    grep -q "$name" "$dir/window.h5" && fail "$name without --record oracle"
+done
+expect 0 "under policy full only" "$spkv" profile "$model" "$dir/corpus" --max-length 128 --limit 2 --policy window \
+    --record tokens,oracle -o "$dir/no-oracle.h5"
 
 # Equal settings, equal data; shards and merge; an interrupted run and its rest.
 expect 0 "" profile -o "$dir/again.h5" --record tokens,utility,open,classes

@@ -49,6 +49,8 @@ void kv_world_close(struct kv_world *w) {
     free(w->far_sum);
     free(w->sink_sum);
     free(w->distance_sum);
+    free(w->future_max);
+    free(w->future_sum);
 }
 
 double kv_world_input(const struct kv_world *w, char which, int slot, int layer, int pos, int head, int dim) {
@@ -135,7 +137,7 @@ static void outputs_store(struct kv_world *w, const struct rows *x, const struct
 /* Adds the statistics of the step to those of the world. */
 static void stats_step(struct kv_world *w, const struct attend_args *a) {
     size_t heads = (size_t)w->g.n_kv_heads, n = (size_t)a->batch.n_seq * heads, bins = (size_t)w->n_bins;
-    size_t lanes = (size_t)(w->g.n_slots * w->g.n_layers) * heads;
+    size_t lanes = (size_t)(w->g.n_slots * w->g.n_layers) * heads, n_future = world_future_items(w);
     double *zero = zalloc(n * bins, sizeof *zero), *far = zalloc(n, sizeof *far), *sink = zalloc(n, sizeof *sink);
     double *distance = zalloc(n * bins, sizeof *distance);
     int32_t *bin = zalloc((size_t)w->g.max_len, sizeof *bin);
@@ -143,18 +145,27 @@ static void stats_step(struct kv_world *w, const struct attend_args *a) {
         w->far_sum = zalloc(lanes, sizeof *w->far_sum);
         w->sink_sum = zalloc(lanes, sizeof *w->sink_sum);
         w->distance_sum = zalloc(lanes * bins, sizeof *w->distance_sum);
+        w->future_max = zalloc((size_t)w->g.n_layers * n_future, sizeof *w->future_max);
+        w->future_sum = zalloc((size_t)w->g.n_layers * n_future, sizeof *w->future_sum);
     }
     for (int d = 0; d < w->g.max_len; d++)
         bin[d] = d % w->n_bins;
     struct buf far_dev = buf_make(&w->b, DTYPE_F64, n, zero), sink_dev = buf_make(&w->b, DTYPE_F64, n, zero);
     struct buf distance_dev = buf_make(&w->b, DTYPE_F64, n * bins, zero);
     struct buf bin_dev = buf_bytes(&w->b, (size_t)w->g.max_len * sizeof *bin, bin);
+    double *future_max = w->future_max + (size_t)a->layer * n_future;
+    double *future_sum = w->future_sum + (size_t)a->layer * n_future;
+    struct buf future_max_dev = buf_make(&w->b, w->b.real, n_future, future_max);
+    struct buf future_sum_dev = buf_make(&w->b, w->b.real, n_future, future_sum);
     w->b.ops->attend_stats(w->b.dev, &(struct attend_stats_args){
         .attend = a, .window = w->stats_window, .sinks = w->stats_sinks, .far_sum = far_dev.ptr, .sink_sum = sink_dev.ptr,
-        .distance_sum = distance_dev.ptr, .bin_of_distance = bin_dev.ptr, .n_bins = w->n_bins});
+        .distance_sum = distance_dev.ptr, .bin_of_distance = bin_dev.ptr, .n_bins = w->n_bins,
+        .future_max = future_max_dev.ptr, .future_sum = future_sum_dev.ptr});
     buf_read(&far_dev, far);
     buf_read(&sink_dev, sink);
     buf_read(&distance_dev, distance);
+    buf_read(&future_max_dev, future_max);
+    buf_read(&future_sum_dev, future_sum);
     for (size_t i = 0; i < n; i++) {
         size_t lane = kv_lane(w->cache, a->batch.slots[i / heads], a->layer, (int)(i % heads));
         w->far_sum[lane] += far[i];
@@ -166,6 +177,8 @@ static void stats_step(struct kv_world *w, const struct attend_args *a) {
     buf_free(&sink_dev);
     buf_free(&distance_dev);
     buf_free(&bin_dev);
+    buf_free(&future_max_dev);
+    buf_free(&future_sum_dev);
     free(zero);
     free(far);
     free(sink);
@@ -360,8 +373,10 @@ void kv_expect_attention(const struct kv_world *w, int slot, int layer, int t, d
 }
 
 void kv_expect_stats(const struct kv_world *w, int slot, int layer, int kv_head, double *far, double *sink,
-                     double *distance) {
+                     double *distance, double *future_max, double *future_sum) {
     *far = *sink = 0;
+    for (int s = 0; s < w->fed[slot]; s++)
+        future_max[s] = future_sum[s] = 0;
     for (int i = 0; i < w->n_bins; i++)
         distance[i] = 0;
     for (int t = 0; t < w->fed[slot]; t++)
@@ -372,10 +387,12 @@ void kv_expect_stats(const struct kv_world *w, int slot, int layer, int kv_head,
                 norm += e[s];
             }
             for (int s = 0; s <= t; s++) {
-                double mass = e[s] / norm / w->g.group;
+                double weight = e[s] / norm, mass = weight / w->g.group;
                 distance[(t - s) % w->n_bins] += mass;
                 *sink += s < w->stats_sinks ? mass : 0;
                 *far += s >= w->stats_sinks && t - s >= w->stats_window ? mass : 0;
+                future_max[s] = t - s >= w->stats_window ? fmax(future_max[s], weight) : future_max[s];
+                future_sum[s] += t - s >= w->stats_window ? weight : 0;
             }
         }
 }

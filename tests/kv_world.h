@@ -32,6 +32,7 @@ struct kv_world {
     double *lse;  /* (slot, layer, position, n_heads) */
     double *far_sum, *sink_sum; /* (slot, layer, kv_head) when stats are on */
     double *distance_sum;       /* (slot, layer, kv_head, n_bins) */
+    double *future_max, *future_sum; /* (layer, slot, position, kv_head) */
     int stats_window, stats_sinks, n_bins; /* n_bins 0: no stats */
 };
 
@@ -61,8 +62,17 @@ bool kv_expect_visible(const struct kv_world *w, int slot, int layer, int kv_hea
 void kv_expect_counts(struct kv_world *w, int slot);
 /* Attention outputs (n_heads * head_dim) and lse (n_heads) of one position. */
 void kv_expect_attention(const struct kv_world *w, int slot, int layer, int t, double *out, double *lse);
-/* Statistics of one lane from the same mask: far, sink, and (n_bins) distances. */
+/* Statistics of one lane from the same mask: far, sink, (n_bins) distances, future attention of (n_fed) positions. */
 void kv_expect_stats(const struct kv_world *w, int slot, int layer, int kv_head, double *far, double *sink,
-                     double *distance);
+                     double *distance, double *future_max, double *future_sum);
+
+static inline size_t world_future_items(const struct kv_world *w) {
+    return (size_t)(w->g.n_slots * w->g.max_len * w->g.n_kv_heads);
+}
+
+static inline size_t world_future_at(const struct kv_world *w, int slot, int layer, int pos, int kv_head) {
+    size_t row = (size_t)slot * (size_t)w->g.max_len + (size_t)pos;
+    return (size_t)layer * world_future_items(w) + row * (size_t)w->g.n_kv_heads + (size_t)kv_head;
+}
 
 #endif

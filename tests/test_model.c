@@ -1,5 +1,5 @@
 /* test_model.c - every family and policy against PyTorch (tests/data/models): logits, losses, utilities, gates, kept pairs,
- * visible pairs, attention statistics; for several chunk sizes, batches and backends (equal up to rounding, as chunking
+ * visible pairs, attention statistics, future attention; for several chunk sizes, batches and backends (equal up to rounding, as chunking
  * only reorders sums). */
 #include <math.h>
 #include <setjmp.h>
@@ -29,7 +29,7 @@ struct setting {
 
 /* The largest differences seen under one setting, for the log. */
 struct worst {
-    double logits, nll, utility;
+    double logits, nll, utility, future;
 };
 
 static void must(int rc, const struct err *err) {
@@ -191,6 +191,32 @@ static void check_attention(const struct check *c, int slot, int sequence) {
     }
 }
 
+static void check_future(const struct check *c, int slot, int sequence) {
+    const struct tensor *max = model_case_expected(c->model, sequence, c->policy_name, "future_max");
+    const struct tensor *mean = model_case_expected(c->model, sequence, c->policy_name, "future_mean");
+    const struct model_config *config = checkpoint_config(c->model->checkpoint);
+    size_t layers = (size_t)config->n_layers, kv = (size_t)config->n_kv_heads;
+    size_t n_tok = (size_t)c->model->sequences[sequence].n_tok;
+    const float *got_max, *got_mean;
+    double seen = 0;
+    struct err err = {0};
+    if (strcmp(c->policy_name, "full") != 0)
+        return;
+    assert_true(max && mean && max->n_items == n_tok * layers * kv);
+    must(session_future(c->session, slot, &got_max, &got_mean, &err), &err);
+    for (size_t i = 0; i < max->n_items; i++) {
+        size_t from = (i / kv % layers * n_tok + i / kv / layers) * kv + i % kv;
+        if (isnan(got_max[from]) != isnan(expected_at(max, i)) || isnan(got_mean[from]) != isnan(expected_at(mean, i)))
+            fail_msg("%s, %s, sequence %d: future attention [%zu] is %g, expected %g", c->model->dir, c->setting->name,
+                     sequence, i, (double)got_max[from], expected_at(max, i));
+        /* One probability, off by about the logits' error, and a mean of such. */
+        double tolerance = c->setting->nll_tolerance;
+        compare(c, sequence, "future_max", i, (double)got_max[from], expected_at(max, i), tolerance, &seen);
+        compare(c, sequence, "future_mean", i, (double)got_mean[from], expected_at(mean, i), tolerance, &seen);
+    }
+    c->worst->future = fmax(c->worst->future, seen);
+}
+
 /* Feeds sequences (one, or all together) and compares everything. */
 static void run_policy(const struct check *given, const struct model *model, int n_sequences, const int *sequences) {
     struct check c = *given;
@@ -200,7 +226,8 @@ static void run_policy(const struct check *given, const struct model *model, int
         max_len = c.model->sequences[sequences[i]].n_tok > max_len ? c.model->sequences[sequences[i]].n_tok : max_len;
     struct session_options options = {
         .n_slots = n_sequences, .max_len = max_len, .max_rows = (size_t)n_sequences * (size_t)c.setting->chunk,
-        .policy = c.policy, .attention_stats = strcmp(c.policy_name, "full") == 0};
+        .policy = c.policy, .attention_stats = strcmp(c.policy_name, "full") == 0,
+        .future_attention = strcmp(c.policy_name, "full") == 0};
     must(session_create(model, &options, &c.session, &err), &err);
     for (int i = 0; i < n_sequences; i++)
         session_reset(c.session, i, (uint64_t)sequences[i]);
@@ -209,6 +236,7 @@ static void run_policy(const struct check *given, const struct model *model, int
     for (int i = 0; i < n_sequences; i++) {
         check_counts(&c, i, sequences[i]);
         check_attention(&c, i, sequences[i]);
+        check_future(&c, i, sequences[i]);
     }
     session_free(c.session);
 }
@@ -269,8 +297,8 @@ static void test_setting(void **state) {
     }
     for (int i = 0; i < n; i++)
         run_case(names[i], setting, &worst);
-    print_message("%s, chunk %d: largest error: logits %.2g of the largest, loss %.2g nat, utility %.2g\n", setting->name,
-                  setting->chunk, worst.logits, worst.nll, worst.utility);
+    print_message("%s, chunk %d: largest error: logits %.2g of the largest, loss %.2g nat, utility %.2g, future attention %.2g\n",
+                  setting->name, setting->chunk, worst.logits, worst.nll, worst.utility, worst.future);
 }
 
 int main(void) {

@@ -161,28 +161,35 @@ static void test_prune(void **state) {
 }
 
 /* A dense run, where every mass has a known distance. A mass is off by the error of its logit and of lse, both taken from
- * the backend's own attention, and a query's masses sum to 1. */
+ * the backend's own attention, and a query's masses sum to 1. What the queries give a key is summed in f32, one addition or
+ * less a query and head, by one thread. */
 static void run_stats(const struct ops *ops, enum dtype dtype) {
     for (uint64_t seed = 20; seed < 24; seed++) {
         struct rnd r = {.seed = seed};
         struct kv_geometry g = geometry(&r, dtype);
-        struct kv_world w[2];
+        struct kv_world w[3];
         int window = rnd_int(&r, 1, 40), sinks = rnd_int(&r, 0, 5), chunk = rnd_int(&r, 1, 50);
         g.density = 1;
-        for (int i = 0; i < 2; i++) {
-            kv_world_open(&w[i], i ? ops_ref() : ops, dtype, dtype, &g);
+        for (int i = 0; i < 3; i++) {
+            g.n_threads = 1 + i % 2;
+            kv_world_open(&w[i], i == 2 ? ops_ref() : ops, dtype, dtype, &g);
             w[i].stats_window = window;
             w[i].stats_sinks = sinks;
             w[i].n_bins = 7;
             feed_all(&w[i], g.max_len - 3, chunk);
         }
         size_t lanes = (size_t)(g.n_slots * g.n_layers * g.n_kv_heads);
-        double tol = g.max_len * (logit_error(&g) + sum_error(&g) + 8 * U * 10);
-        compare_within("far mass", w[0].far_sum, w[1].far_sum, lanes, tol, 0);
-        compare_within("sink mass", w[0].sink_sum, w[1].sink_sum, lanes, tol, 0);
-        compare_within("mass by distance", w[0].distance_sum, w[1].distance_sum, lanes * 7, tol, 0);
-        kv_world_close(&w[0]);
-        kv_world_close(&w[1]);
+        double weight_tol = logit_error(&g) + sum_error(&g) + 8 * U * 10, tol = g.max_len * weight_tol;
+        compare_within("far mass", w[0].far_sum, w[2].far_sum, lanes, tol, 0);
+        compare_within("sink mass", w[0].sink_sum, w[2].sink_sum, lanes, tol, 0);
+        compare_within("mass by distance", w[0].distance_sum, w[2].distance_sum, lanes * 7, tol, 0);
+        size_t n_future = (size_t)g.n_layers * world_future_items(&w[0]);
+        compare_within("future max", w[0].future_max, w[2].future_max, n_future, weight_tol, U);
+        compare_within("future sum", w[0].future_sum, w[2].future_sum, n_future, tol * g.group, g.max_len * g.group * U);
+        compare_within("future max on two threads", w[1].future_max, w[0].future_max, n_future, 0, 0);
+        compare_within("future sum on two threads", w[1].future_sum, w[0].future_sum, n_future, 0, 0);
+        for (int i = 0; i < 3; i++)
+            kv_world_close(&w[i]);
     }
 }
 

@@ -123,7 +123,7 @@ static void test_stats_against_mask(void **state) {
         struct rnd r = {.seed = seed};
         struct kv_geometry g = kv_geometry_random(&r, 90);
         struct kv_world w;
-        double far, sink, distance[5];
+        double far, sink, distance[5], future_max[80], future_sum[80];
         g.density = 1; /* a dense run: every distance is known */
         kv_world_open(&w, ops_ref(), DTYPE_F64, DTYPE_F64, &g);
         w.stats_window = rnd_int(&r, 1, 40);
@@ -133,10 +133,15 @@ static void test_stats_against_mask(void **state) {
         for (int layer = 0; layer < g.n_layers; layer++)
             for (int head = 0; head < g.n_kv_heads; head++) {
                 size_t lane = kv_lane(w.cache, 0, layer, head);
-                kv_expect_stats(&w, 0, layer, head, &far, &sink, distance);
+                kv_expect_stats(&w, 0, layer, head, &far, &sink, distance, future_max, future_sum);
                 compare_within("far mass", &w.far_sum[lane], &far, 1, 1e-11, 0);
                 compare_within("sink mass", &w.sink_sum[lane], &sink, 1, 1e-11, 0);
                 compare_within("distances", w.distance_sum + lane * 5, distance, 5, 1e-11, 0);
+                for (int s = 0; s < 80; s++) {
+                    size_t at = world_future_at(&w, 0, layer, s, head);
+                    compare_within("future max", &w.future_max[at], &future_max[s], 1, 1e-12, 0);
+                    compare_within("future sum", &w.future_sum[at], &future_sum[s], 1, 1e-11, 0);
+                }
             }
         kv_world_close(&w);
     }

@@ -102,13 +102,18 @@ static inline uint32_t bits_from(int n) {
     return n <= 0 ? ~0u : n >= GROUP_KEYS ? 0u : ~0u << n;
 }
 
+/* Slots with a position up to t. */
+static inline uint32_t group_past(const struct key_group *g, int t) {
+    uint32_t low = ~bits_from(g->split);
+    return g->valid & ((low & ~bits_from(t + 1 - g->base)) | (~low & ~bits_from(t + 1 - g->base_wrapped)));
+}
+
 /* Slots with a position above t_window - window, or always visible, and not above t_causal. */
 static inline uint32_t group_mask(const struct key_group *g, int window, int t_window, int t_causal) {
     uint32_t low = ~bits_from(g->split);
     uint32_t recent = (low & bits_from(t_window - window + 1 - g->base)) |
                       (~low & bits_from(t_window - window + 1 - g->base_wrapped));
-    uint32_t past = (low & ~bits_from(t_causal + 1 - g->base)) | (~low & ~bits_from(t_causal + 1 - g->base_wrapped));
-    return g->valid & past & (g->always | recent);
+    return group_past(g, t_causal) & (g->always | recent);
 }
 
 /* ---- kernels ------------------------------------------------------------------------------------------------------- */
@@ -118,11 +123,24 @@ void attend_rows_f32(const struct device *dev, const struct attend_run *run, str
                      size_t end);
 void attend_rows_amx(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end);
 
-/* Weights exp(logit - rows->max) of a tile and up to STEP_GROUPS groups, 0 where not visible, summed over the rows of each
- * query in the tile into the place of the first of them in rows->logit. */
+/* Weights exp(logit - rows->max) of a tile and up to STEP_GROUPS groups, 0 where not visible, in rows->logit: of every row
+ * by itself, or (by_query) summed over the rows of each query in the tile into the place of the first of them. */
 void attend_masses_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                       const struct key_group *groups, size_t n_groups);
+                       const struct key_group *groups, size_t n_groups, bool by_query);
 void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct key_group *groups,
-                       size_t n_groups, bool all_visible);
+                       size_t n_groups, bool all_visible, bool by_query);
+
+/* ---- attend_stats.c for attend_future.c ---------------------------------------------------------------------------- */
+
+/* A group whose long-term pairs have their positions too; pairs must all have been kept. */
+struct key_group attend_group_with_position(const struct attend_run *run, size_t index);
+/* attend_rows_start() with rows->max set to the log of the sum of weights that attention left. */
+struct attend_rows attend_rows_with_lse(const struct device *dev, const struct plan *plan, const struct item *item,
+                                        char *memory);
+/* attend_masses_f32() or attend_masses_amx(), as the device has them. */
+void attend_masses(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                   const struct key_group *groups, size_t n_groups, bool all_visible, bool by_query);
+/* future_max and future_sum of the arguments. */
+void attend_future(struct device *dev, const struct attend_stats_args *s, const struct plan *plan);
 
 #endif

@@ -328,7 +328,7 @@ static INLINE TARGET_AMX void query_masses(const float *logit, size_t n_rows, si
 }
 
 TARGET_AMX void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                                  const struct key_group *groups, size_t n_groups, bool all_visible) {
+                                  const struct key_group *groups, size_t n_groups, bool all_visible, bool by_query) {
     struct shape s = shape_of(rows);
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS, n_rows;
     float scale = run->a->scale;
@@ -344,7 +344,7 @@ TARGET_AMX void attend_masses_amx(const struct attend_run *run, struct attend_ro
         int t = attend_position(run, rows, first + r);
         float *logit = rows->logit + r * STEP_KEYS;
         struct visible visible;
-        n_rows = attend_query_rows(rows, first + r, first + n);
+        n_rows = by_query ? attend_query_rows(rows, first + r, first + n) : 1;
         for (size_t i = 0; i < n_groups && !all_visible; i++)
             visible.group[i] = group_mask(&groups[i], run->window, t, t);
         if (all_visible && n_groups == STEP_GROUPS)

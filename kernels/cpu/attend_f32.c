@@ -322,7 +322,7 @@ void attend_rows_f32(const struct device *dev, const struct attend_run *run, str
 /* ---- softmax weights of a tile ------------------------------------------------------------------------------------- */
 
 static INLINE void masses_body(const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                               const struct key_group *groups, size_t n_groups, enum isa isa) {
+                               const struct key_group *groups, size_t n_groups, bool by_query, enum isa isa) {
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS;
     for (size_t i = 0; i < n_groups; i++)
         logits_table[isa]((const float *)rows->q + first * rows->head_dim, n, rows->head_dim, &groups[i], run->shape.slots,
@@ -335,7 +335,7 @@ static INLINE void masses_body(const struct attend_run *run, struct attend_rows 
         row_mask(rows->logit + r * STEP_KEYS, n_groups * GROUP_KEYS, visible, run->a->scale, run->a->softcap, isa);
         row_exp(rows->logit + r * STEP_KEYS, n_groups * GROUP_KEYS, rows->max[first + r], isa);
     }
-    for (size_t r = 0, n_rows; r < n; r += n_rows) {
+    for (size_t r = 0, n_rows; by_query && r < n; r += n_rows) {
         n_rows = attend_query_rows(rows, first + r, first + n);
         for (size_t other = r + 1; other < r + n_rows; other++) {
 #pragma omp simd
@@ -346,26 +346,25 @@ static INLINE void masses_body(const struct attend_run *run, struct attend_rows 
 }
 
 static void masses_scalar(const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                          const struct key_group *groups,
-                          size_t n_groups) {
-    masses_body(run, rows, tile, groups, n_groups, ISA_SCALAR);
+                          const struct key_group *groups, size_t n_groups, bool by_query) {
+    masses_body(run, rows, tile, groups, n_groups, by_query, ISA_SCALAR);
 }
 
 #if ISA_X86
 static TARGET_AVX2 void masses_avx2(const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                                    const struct key_group *groups, size_t n_groups) {
-    masses_body(run, rows, tile, groups, n_groups, ISA_AVX2);
+                                    const struct key_group *groups, size_t n_groups, bool by_query) {
+    masses_body(run, rows, tile, groups, n_groups, by_query, ISA_AVX2);
 }
 
 static TARGET_AVX512 void masses_avx512(const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                                        const struct key_group *groups, size_t n_groups) {
-    masses_body(run, rows, tile, groups, n_groups, ISA_AVX512);
+                                        const struct key_group *groups, size_t n_groups, bool by_query) {
+    masses_body(run, rows, tile, groups, n_groups, by_query, ISA_AVX512);
 }
 #endif
 
 void attend_masses_f32(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t tile,
-                       const struct key_group *groups, size_t n_groups) {
-    static void (*const table[])(const struct attend_run *, struct attend_rows *, size_t, const struct key_group *, size_t) =
-        ISA_TABLE(masses);
-    table[dev->isa](run, rows, tile, groups, n_groups);
+                       const struct key_group *groups, size_t n_groups, bool by_query) {
+    static void (*const table[])(const struct attend_run *, struct attend_rows *, size_t, const struct key_group *, size_t,
+                                 bool) = ISA_TABLE(masses);
+    table[dev->isa](run, rows, tile, groups, n_groups, by_query);
 }

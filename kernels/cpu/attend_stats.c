@@ -77,11 +77,21 @@ static void tile_add(const struct device *dev, const struct attend_stats_args *s
 }
 
 /* Nothing was pruned, so entry i of the long-term store is position i. */
-static struct key_group group_with_position(const struct attend_run *run, size_t index) {
+struct key_group attend_group_with_position(const struct attend_run *run, size_t index) {
     struct key_group g = attend_group(run, index);
     if (index < run->n_long_groups)
         g.base = (int)(index * GROUP_KEYS);
     return g;
+}
+
+void attend_masses(const struct device *dev, const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                   const struct key_group *groups, size_t n_groups, bool all_visible, bool by_query) {
+#if ISA_X86
+    if (dev->dtype == DTYPE_BF16)
+        attend_masses_amx(run, rows, tile, groups, n_groups, all_visible, by_query);
+    else
+#endif
+        attend_masses_f32(dev, run, rows, tile, groups, n_groups, by_query);
 }
 
 static void item_rows_add(const struct device *dev, const struct attend_stats_args *s, const struct attend_run *run,
@@ -90,18 +100,13 @@ static void item_rows_add(const struct device *dev, const struct attend_stats_ar
         struct key_group groups[STEP_GROUPS], seen[STEP_GROUPS];
         size_t n = item->end - at < STEP_GROUPS ? item->end - at : STEP_GROUPS;
         for (size_t i = 0; i < n; i++)
-            groups[i] = group_with_position(run, at + i);
+            groups[i] = attend_group_with_position(run, at + i);
         for (size_t tile = 0; tile < rows->n_tiles; tile++) {
             bool all;
             size_t n_seen = attend_groups_seen(run, rows, tile, groups, n, seen, &all);
             if (n_seen == 0)
                 continue;
-#if ISA_X86
-            if (dev->dtype == DTYPE_BF16)
-                attend_masses_amx(run, rows, tile, seen, n_seen, all);
-            else
-#endif
-                attend_masses_f32(dev, run, rows, tile, seen, n_seen);
+            attend_masses(dev, run, rows, tile, seen, n_seen, all, true);
             tile_add(dev, s, run, rows, tile, seen, n_seen, sums);
         }
     }
@@ -117,14 +122,21 @@ static void add_own_pair(const struct attend_stats_args *s, const struct attend_
     add_one(s, sums, 0, run->pos0 < s->sinks, own > 0 ? own : 0);
 }
 
-static void item_stats(const struct device *dev, const struct attend_stats_args *s, const struct plan *plan,
-                       const struct item *item, char *memory, struct sums *sums) {
+struct attend_rows attend_rows_with_lse(const struct device *dev, const struct plan *plan, const struct item *item,
+                                        char *memory) {
     const struct attend_run *run = &plan->runs[item->run];
     const struct attend_args *a = plan->a;
     struct attend_rows rows = attend_rows_start(dev, plan, item, memory);
     for (size_t r = 0; r < rows.n; r++)
         rows.max[r] = a->lse[((size_t)(run->first + rows.first_query) + r / rows.heads) * a->n_heads +
                              (size_t)run->head * rows.heads + r % rows.heads];
+    return rows;
+}
+
+static void item_stats(const struct device *dev, const struct attend_stats_args *s, const struct plan *plan,
+                       const struct item *item, char *memory, struct sums *sums) {
+    const struct attend_run *run = &plan->runs[item->run];
+    struct attend_rows rows = attend_rows_with_lse(dev, plan, item, memory);
     sums->last = attend_position(run, &rows, rows.n - 1);
     memset(sums->by_distance, 0, (size_t)(sums->last + 1 + GROUP_KEYS) * sizeof *sums->by_distance);
     item_rows_add(dev, s, run, &rows, item, sums);
@@ -157,25 +169,33 @@ static bool positions_known(struct device *dev, const struct plan *plan) {
     return true;
 }
 
-void cpu_attend_stats(struct device *dev, const struct attend_stats_args *s) {
-    struct plan plan;
+/* far_sum, sink_sum and distance_sum of the arguments. */
+static void distance_sums(struct device *dev, const struct attend_stats_args *s, const struct plan *plan) {
     size_t stride = 2 + (s->distance_sum ? (size_t)s->n_bins : 0);
-    if (!attend_plan(dev, s->attend, false, &plan) || !positions_known(dev, &plan))
-        return;
     size_t distances = ((size_t)s->attend->cache->max_len + 2 * GROUP_KEYS) / 16 * 16 * sizeof(float);
-    size_t thread_bytes = plan.rows_bytes + distances;
+    size_t thread_bytes = plan->rows_bytes + distances;
     char *memory = device_scratch(dev, SCRATCH_THREAD, (size_t)dev->n_threads * thread_bytes);
-    double *results = device_scratch(dev, SCRATCH_PARTIAL, plan.n_items * stride * sizeof *results);
+    double *results = device_scratch(dev, SCRATCH_PARTIAL, plan->n_items * stride * sizeof *results);
     if (!memory || !results)
         return;
-    memset(results, 0, plan.n_items * stride * sizeof *results);
+    memset(results, 0, plan->n_items * stride * sizeof *results);
 #pragma omp parallel for num_threads(dev->n_threads) schedule(dynamic)
-    for (size_t i = 0; i < plan.n_items; i++) {
+    for (size_t i = 0; i < plan->n_items; i++) {
         char *mine = memory + (size_t)thread_number() * thread_bytes;
         double *result = results + i * stride;
         struct sums sums = {.far = &result[0], .sink = &result[1], .bins = s->distance_sum ? result + 2 : NULL,
-                            .by_distance = (float *)(void *)(mine + plan.rows_bytes)};
-        item_stats(dev, s, &plan, &plan.items[i], mine, &sums);
+                            .by_distance = (float *)(void *)(mine + plan->rows_bytes)};
+        item_stats(dev, s, plan, &plan->items[i], mine, &sums);
     }
-    sums_join(s, &plan, results, stride);
+    sums_join(s, plan, results, stride);
+}
+
+void cpu_attend_stats(struct device *dev, const struct attend_stats_args *s) {
+    struct plan plan;
+    if (!attend_plan(dev, s->attend, false, &plan) || !positions_known(dev, &plan))
+        return;
+    if (s->far_sum)
+        distance_sums(dev, s, &plan);
+    if (s->future_max)
+        attend_future(dev, s, &plan);
 }

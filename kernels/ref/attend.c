@@ -1,6 +1,7 @@
 /* Attention of a step over long-term pairs, ring and the step's own rows (arXiv 2605.14037; method.md sections 3, 4). */
 #include <limits.h>
 #include <math.h>
+#include <string.h>
 
 #include "kernels/ref/ref.h"
 
@@ -10,6 +11,7 @@ struct keys {
     double *k, *v;   /* (n, head_dim) */
     double *logit;   /* (n) of the query at hand, -INFINITY where it cannot look */
     double *q, *out; /* (head_dim) of the query at hand */
+    double *future_max, *future_sum; /* (n) of struct attend_stats_args, of this run alone */
     int *pos;        /* (n); long-term entries of a pruned lane have no known position: INT_MIN */
     bool *always;    /* (n) visible outside the window too */
 };
@@ -36,7 +38,7 @@ static struct run run_of(const struct attend_args *a, int seq, int head) {
 }
 
 static bool keys_alloc(struct device *dev, size_t n, size_t dim, struct keys *keys) {
-    char *memory = ref_scratch(dev, (2 * n * dim + n + 2 * dim) * sizeof(double) + n * sizeof(int) + n * sizeof(bool));
+    char *memory = ref_scratch(dev, (2 * n * dim + 3 * n + 2 * dim) * sizeof(double) + n * sizeof(int) + n * sizeof(bool));
     if (!memory)
         return false;
     keys->n = 0;
@@ -45,7 +47,9 @@ static bool keys_alloc(struct device *dev, size_t n, size_t dim, struct keys *ke
     keys->logit = keys->v + n * dim;
     keys->q = keys->logit + n;
     keys->out = keys->q + dim;
-    keys->pos = (int *)(void *)(keys->out + dim);
+    keys->future_max = keys->out + dim;
+    keys->future_sum = keys->future_max + n;
+    keys->pos = (int *)(void *)(keys->future_sum + n);
     keys->always = (bool *)(void *)(keys->pos + n);
     return true;
 }
@@ -150,7 +154,8 @@ void ref_attend_cache(struct device *dev, const struct attend_args *a) {
         }
 }
 
-/* Adds the softmax weights of one query, divided by the size of the group, to the sums of its run and KV head. */
+/* Adds the softmax weights of one query to those of its keys and, divided by the size of the group, to the sums of its run
+ * and KV head. */
 static void stats_query(struct device *dev, const struct attend_stats_args *s, const struct run *run, struct keys *keys,
                         int row, size_t query_head, size_t at) {
     const struct attend_args *a = run->a;
@@ -161,13 +166,31 @@ static void stats_query(struct device *dev, const struct attend_stats_args *s, c
         int distance = run->pos0 + row - keys->pos[j];
         if (keys->logit[j] == -INFINITY)
             continue;
-        double mass = exp(keys->logit[j] - lse) * share;
+        double weight = exp(keys->logit[j] - lse), mass = weight * share;
+        if (distance >= s->window) {
+            keys->future_max[j] = fmax(keys->future_max[j], weight);
+            keys->future_sum[j] += weight;
+        }
+        if (!s->far_sum)
+            continue;
         if (keys->pos[j] < s->sinks)
             s->sink_sum[at] += mass;
         else if (distance >= s->window)
             s->far_sum[at] += mass;
         if (s->distance_sum)
             s->distance_sum[at * (size_t)s->n_bins + (size_t)s->bin_of_distance[distance]] += mass;
+    }
+}
+
+/* Adds what the queries of a run gave its keys. */
+static void future_add(struct device *dev, const struct attend_stats_args *s, const struct run *run, int slot,
+                       const struct keys *keys) {
+    const struct kv_cache *c = run->a->cache;
+    for (size_t j = 0; j < keys->n; j++) {
+        size_t row = (size_t)slot * (size_t)c->max_len + (size_t)keys->pos[j];
+        size_t at = row * (size_t)c->n_kv_heads + (size_t)run->head;
+        real_store(dev, s->future_max, at, fmax(real_load(dev, s->future_max, at), keys->future_max[j]));
+        real_add(dev, s->future_sum, at, keys->future_sum[j]);
     }
 }
 
@@ -188,9 +211,12 @@ void ref_attend_stats(struct device *dev, const struct attend_stats_args *s) {
                         "are not known (record attention under the policy \"full\")");
                 return;
             }
+            memset(keys.future_max, 0, 2 * keys.n * sizeof(double));
             for (int row = 0; row < run.n_rows; row++)
                 for (size_t g = 0; g < group; g++)
                     stats_query(dev, s, &run, &keys, row, (size_t)head * group + g,
                                 (size_t)seq * (size_t)a->cache->n_kv_heads + (size_t)head);
+            if (s->future_max)
+                future_add(dev, s, &run, a->batch.slots[seq], &keys);
         }
 }

@@ -108,6 +108,8 @@ def check_tokens(f):
         if opened is not None:
             above = utility >= np.float32(f.attrs["threshold"])
             expect(np.array_equal(above[:, ~sliding], opened[:, ~sliding] == 1), "open is utility >= threshold")
+    if "attention_future_max" in tokens:
+        check_future(f, sliding)
     for s, rows in enumerate(slices):
         where = np.concatenate([np.arange(splits[i], splits[i + 1]) for i in rows] or [[]]).astype(np.int64)
         position = np.concatenate([np.arange(length[i]) for i in rows] or [[]]).astype(np.int64)
@@ -115,6 +117,25 @@ def check_tokens(f):
             check_slice(f, "position_open", "position_edge", s, position, opened[where] == 1, ~sliding)
         if utility is not None:
             check_slice(f, "utility_histogram", "utility_edge", s, utility[where], None, ~sliding)
+
+
+def check_future(f, sliding):
+    """Missing where no query is outside the window; means add up to the far mass where there are no sinks."""
+    tokens, splits, window = f["tokens"], f["tokens/row_splits"][:].astype(np.int64), int(f.attrs["window"])
+    largest, mean = tokens["attention_future_max"][:], tokens["attention_future_mean"][:].astype(np.float64)
+    position = np.arange(splits[-1]) - np.repeat(splits[:-1], np.diff(splits))
+    queries = np.maximum(0, np.repeat(np.diff(splits), np.diff(splits)) - position - window)
+    missing = (queries == 0)[:, None] | sliding[None, :]
+    for name, values in (("max", largest), ("mean", mean)):
+        expect(np.array_equal(np.isnan(values).all(-1), missing), f"attention_future_{name}: where it is missing")
+        expect(np.array_equal(np.isnan(values).any(-1), missing), f"attention_future_{name}: where it is missing")
+    held = ~missing
+    expect(np.all(largest[held] <= 1 + 1e-5) and np.all(mean[held] <= largest[held] * (1 + 1e-4)), "0 <= mean <= max <= 1")
+    expect(np.all(mean[held] >= 0), "0 <= mean <= max <= 1")
+    if "far_attention_sum" in f and int(f.attrs["sinks"]) == 0:
+        mass = np.add.reduceat(np.nan_to_num(mean) * queries[:, None, None], splits[:-1], axis=0)
+        far = f["far_attention_sum"][:]
+        expect(np.allclose(mass, far, rtol=1e-4, atol=1e-4), "far_attention_sum against attention_future_mean")
 
 
 def check_slice(f, name, edge_name, s, values, weights, full):
