@@ -76,7 +76,7 @@ static int read_corpus(void *path, struct err *err) {
 }
 
 static int write_recall(void *stream, struct err *err) {
-    struct recall_options options = {.n_rows = 3, .n_items = 4, .n_fillers = 2};
+    struct recall_options options = {.n_rows = 3, .n_items = 4, .n_queries = 1, .n_fillers = 2};
     return recall_write(stream, &options, err);
 }
 
