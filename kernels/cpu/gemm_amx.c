@@ -347,7 +347,7 @@ static void run_by_rows(struct device *dev, const struct product *p) {
     size_t n_threads = (size_t)dev->n_threads, n_each = ceil_div(ceil_div(p->n_rows, n_threads), 2 * TILE) * 2 * TILE;
     size_t n_pass = pass_rows(p, n_each);
     struct work whole = work_of(p, (struct range){0, n_pass});
-    char *packed = device_scratch(dev, SCRATCH_ROWS, n_threads * packed_bytes(&whole));
+    char *packed = device_scratch(dev, SCRATCH_PRODUCT, n_threads * packed_bytes(&whole));
     char *buffers = device_scratch(dev, SCRATCH_THREAD, n_threads * buffer_bytes(&whole));
     if (!packed || !buffers)
         return;
@@ -368,7 +368,7 @@ static void run_by_rows(struct device *dev, const struct product *p) {
 static void run_by_outputs(struct device *dev, const struct product *p) {
     struct work work = work_of(p, (struct range){0, p->n_rows});
     size_t n_blocks = ceil_div(p->outputs.end - p->outputs.begin, BLOCK_OUTPUTS);
-    char *packed = device_scratch(dev, SCRATCH_ROWS, packed_bytes(&work));
+    char *packed = device_scratch(dev, SCRATCH_PRODUCT, packed_bytes(&work));
     char *buffers = device_scratch(dev, SCRATCH_THREAD, (size_t)dev->n_threads * buffer_bytes(&work));
     if (!packed || !buffers)
         return;
@@ -436,7 +436,7 @@ static void losses_pass(struct device *dev, const struct product *p, const int32
     struct work work = work_of(p, (struct range){0, p->n_rows});
     size_t n_rows = ceil_div(p->n_rows, 2 * TILE) * 2 * TILE, n_blocks = ceil_div(p->w->n_rows, BLOCK_OUTPUTS);
     work.n_row_tiles = n_rows / TILE;
-    char *packed = device_scratch(dev, SCRATCH_ROWS, packed_bytes(&work));
+    char *packed = device_scratch(dev, SCRATCH_PRODUCT, packed_bytes(&work));
     char *buffers = device_scratch(dev, SCRATCH_THREAD, (size_t)dev->n_threads * buffer_bytes(&work));
     char *memory = device_scratch(dev, SCRATCH_PARTIAL, (3 * LOSS_PARTS + 1) * n_rows * sizeof(float));
     if (!packed || !buffers || !memory)

@@ -199,7 +199,7 @@ void gemv_run(struct device *dev, const struct product *p) {
     size_t n_bytes = (p->outputs.end - p->outputs.begin) * p->w->n_cols * dtype_size(p->w->dtype);
     const float *x = p->x;
     if (p->x_dtype != DTYPE_F32) {
-        float *wide = device_scratch(dev, SCRATCH_ROWS, n * sizeof *wide);
+        float *wide = device_scratch(dev, SCRATCH_PRODUCT, n * sizeof *wide);
         if (!wide)
             return;
         device_widen(dev, p->x, p->x_dtype, n, wide);
