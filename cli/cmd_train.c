@@ -18,8 +18,8 @@
 #include "train/init.h"
 #include "train/trainer.h"
 
-enum { KEY_SCHEDULE = 0x100, KEY_EVAL, KEY_EVAL_LIMIT, KEY_FREEZE, KEY_STATIC, KEY_DTYPE, KEY_TOKENIZER, KEY_FIELD, KEY_SPLIT,
-       KEY_BACKEND, KEY_THREADS, KEY_FORCE, KEY_JSON, KEY_FIELD_OF_SCHEDULE = 0x1000 };
+enum { KEY_SCHEDULE = 0x100, KEY_EVAL, KEY_EVAL_LIMIT, KEY_FREEZE, KEY_STATIC, KEY_LORA, KEY_DTYPE, KEY_TOKENIZER,
+       KEY_FIELD, KEY_SPLIT, KEY_BACKEND, KEY_THREADS, KEY_FORCE, KEY_JSON, KEY_FIELD_OF_SCHEDULE = 0x1000 };
 enum { MAX_SETTINGS = 64, DEFAULT_EVAL_LIMIT = 32 };
 
 struct train_options {
@@ -46,6 +46,8 @@ static const struct argp_option own_options[] = {
     {"field", KEY_FIELD, "NAME", 0, "JSON Lines: the field that holds the text (found from the first row)", 1},
     {"split-blank", KEY_SPLIT, NULL, 0, "a blank line ends a document of a text file", 1},
     {"freeze-model", KEY_FREEZE, NULL, 0, "train the predictor only (--trained predictor)", 2},
+    {"lora", KEY_LORA, "R", 0, "train low-rank updates of rank R and the predictor, weights frozen (--trained lora "
+     "--lora-r R): saved beside the predictor, merged when the model is loaded", 2},
     {"static-gates", KEY_STATIC, "head|layer", OPTION_ARG_OPTIONAL,
      "one scalar per KV head (or layer), model frozen: which heads must be global", 2},
     {"backend", KEY_BACKEND, "auto|ref|cpu", 0, "where to compute (auto)", 4},
@@ -112,6 +114,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_FIELD: o->field = arg; break;
     case KEY_SPLIT: o->split_blank = true; break;
     case KEY_FREEZE: add_setting(o, state, "trained", "predictor"); break;
+    case KEY_LORA:
+        add_setting(o, state, "trained", "lora");
+        add_setting(o, state, "lora_r", arg);
+        break;
     case KEY_STATIC:
         add_setting(o, state, "trained", "predictor");
         add_setting(o, state, "predictor_kind",
@@ -222,17 +228,27 @@ static int start_model(const struct train_options *o, const struct schedule *s, 
     return rc;
 }
 
-/* A predictor with open gates, unless the model brings one. */
-static int start_predictor(const struct train_options *o, const struct schedule *s, struct train_run *run, struct err *err) {
+/* What the model brings must be what is to be trained. */
+static int check_added(const struct predictor_config *added, const struct schedule *s, const char *where, struct err *err) {
+    if (s->trained != TRAIN_LORA || (added->lora_r == s->lora_r && added->lora_alpha == schedule_lora_alpha(s)))
+        return OK;
+    return err_set(err, ERR_INPUT, where,
+                   "the model brings low-rank updates of rank %d and lora_alpha %g (0: none), but \"lora_r\" is %d and "
+                   "lora_alpha %g: give the same, or train from the model without additions", added->lora_r,
+                   added->lora_alpha, s->lora_r, schedule_lora_alpha(s));
+}
+
+/* A predictor with open gates and low-rank updates, unless the model brings them. */
+static int start_added(const struct train_options *o, const struct schedule *s, struct train_run *run, struct err *err) {
     struct checkpoint *checkpoint;
     int rc = checkpoint_open(run->model, NULL, &checkpoint, err);
     if (rc != OK)
         return rc;
-    bool has = checkpoint_predictor(checkpoint) != NULL;
-    if (has)
-        cli_note(o->run.quiet, "%s has a predictor: its training goes on", o->start);
-    char *start = has ? NULL : file_join(o->output, "start", err);
-    if (start && (rc = init_predictor(checkpoint_config(checkpoint), s, start, err)) == OK)
+    const struct predictor_config *added = checkpoint_added(checkpoint);
+    if (added && (rc = check_added(added, s, o->start, err)) == OK)
+        cli_note(o->run.quiet, "%s has a predictor or low-rank updates: their training goes on", o->start);
+    char *start = added ? NULL : file_join(o->output, "start", err);
+    if (start && (rc = init_added(checkpoint_config(checkpoint), s, start, err)) == OK)
         rc = absolute(start, &run->predictor, err);
     checkpoint_close(checkpoint);
     free(start);
@@ -257,8 +273,8 @@ static int start_run(const struct train_options *o, struct schedule *s, struct t
         return rc;
     if (strcmp(o->protocol, "pretrain") == 0)
         rc = start_model(o, s, run, err);
-    if (rc == OK && schedule_gated(s))
-        rc = start_predictor(o, s, run, err);
+    if (rc == OK && (schedule_gated(s) || s->trained == TRAIN_LORA))
+        rc = start_added(o, s, run, err);
     if (rc == OK && (rc = write_schedule(s, o->output, err)) == OK)
         rc = train_run_write(run, o->output, err);
     return rc;
@@ -434,6 +450,7 @@ static int train(struct train_options *o, struct err *err) {
         o->run.threshold = s.threshold;
         o->run.seed = s.seed;
         o->run.dtype = "f32";
+        o->run.unmerged = s.trained == TRAIN_LORA;
         rc = loaded_open(&o->run, true, &l, err);
     }
     if (rc == OK)
