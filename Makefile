@@ -97,10 +97,16 @@ demo: deps ## install what is missing, build, profile the shipped model and show
 	@$(MAKE) --no-print-directory parts all
 	@scripts/demo $(PROGRAM) build/demo
 
+.PHONY: palindrome
+palindrome: deps ## train the palindrome test (5 seeds, four kinds of attention); resumes
+	@$(MAKE) --no-print-directory parts all
+	@scripts/palindrome $(PROGRAM) build/palindrome
+
 # Programs that read files of strangers run under the sanitizers too.
-SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome sequences sequence_ids \
-             profile layout statistics kv_cache ref ops session token_class report predictor lora heatmap page figure \
-             terminal safetensors_write schedule init state train_log
+SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome sequences \
+             sequence_ids profile layout statistics kv_cache ref ops session token_class report lora heatmap page \
+             figure terminal safetensors_write schedule init state train_log train_ref attend_ref train_ops \
+             attend_ops training_curves batches
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test

@@ -26,15 +26,14 @@ static void draw(const struct progress *p, uint64_t now) {
         fprintf(stderr, "%s: %llu %s", p->label, (unsigned long long)p->done, p->unit);
         if (p->total)
             fprintf(stderr, " of about %llu", (unsigned long long)p->total);
-        fprintf(stderr, ", %.0f %s/s, %s left%s%s\n", rate, p->unit, left, p->note[0] ? ", " : "", p->note);
+        fprintf(stderr, ", %.0f %s/s, %s left\n", rate, p->unit, left);
         return;
     }
     int filled = (int)(frac * BAR_CELLS);
     for (int i = 0; i < BAR_CELLS; i++)
         bar[i] = i < filled ? '#' : '.';
     bar[BAR_CELLS] = 0;
-    fprintf(stderr, "\r%s [%s] %3.0f %% %.0f %s/s, %s left%s%s\033[K", p->label, bar, 100 * frac, rate, p->unit, left,
-            p->note[0] ? ", " : "", p->note);
+    fprintf(stderr, "\r%s [%s] %3.0f %% %.0f %s/s, %s left\033[K", p->label, bar, 100 * frac, rate, p->unit, left);
 }
 
 void progress_update(struct progress *p, uint64_t done) {

@@ -11,7 +11,6 @@ struct progress {
     uint64_t total, done;     /* in units; total 0 = unknown */
     uint64_t start_us, last_us;
     bool quiet, terminal;
-    char note[96];            /* shown behind the rate; empty = nothing */
 };
 
 void progress_begin(struct progress *p, const char *label, const char *unit, uint64_t total, bool quiet);

@@ -35,4 +35,24 @@ RNG_INLINE float rng_uniform(uint64_t seed, uint64_t sequence, uint32_t layer, u
     return (float)(rng_philox(seed, counter).v[0] >> 8) * 0x1p-24f;
 }
 
+/* Where a random order of 0 .. n - 1 has its item i < n: a permutation of them, another for every key. A Feistel network of
+ * six rounds over the next power of 4, walked until it falls below n (Black and Rogaway, CT-RSA 2002). */
+RNG_INLINE uint64_t rng_permute(uint64_t key, uint64_t stream, uint64_t n, uint64_t i) {
+    int half = 0;
+    while (half < 31 && (uint64_t)1 << 2 * half < n)
+        half++;
+    uint64_t mask = ((uint64_t)1 << half) - 1;
+    do {
+        uint64_t left = i >> half, right = i & mask;
+        for (uint32_t round = 0; round < 6; round++) {
+            struct rng_block counter = {{(uint32_t)stream, (uint32_t)(stream >> 32), (uint32_t)right, round}};
+            uint64_t mixed = (left ^ rng_philox(key, counter).v[0]) & mask;
+            left = right;
+            right = mixed;
+        }
+        i = left << half | right;
+    } while (i >= n);
+    return i;
+}
+
 #endif

@@ -11,10 +11,11 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "cli/cli.h"
+#include "cli/roofline.h"
 #include "cli/run_options.h"
 #include "engine/session.h"
 
-enum { MAX_LIST = 16, MAX_RUNS = 64, GEMM_ROWS = 512, GEMM_WIDTH = 2048, READ_BYTES = 1 << 28, DECODE_STEPS = 16 };
+enum { MAX_LIST = 16, MAX_RUNS = 64, DECODE_STEPS = 16 };
 
 struct int_list {
     int n, v[MAX_LIST];
@@ -26,13 +27,6 @@ struct bench_options {
     int n_policies, n_runs, n_steps;
     const char *policies[MAX_LIST];
     bool prefill, decode;
-};
-
-/* What the machine does at best, through the same device. */
-struct roofline {
-    struct weight *weight;
-    void *x, *y, *block; /* device memory */
-    uint16_t *host;
 };
 
 struct bench_row {
@@ -92,64 +86,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
-}
-
-static int roofline_open(struct roofline *r, const struct loaded *l, struct err *err) {
-    size_t n = (size_t)GEMM_WIDTH * GEMM_WIDTH;
-    bool borrowed;
-    if (!(r->host = mem_alloc(n, sizeof *r->host, "a matrix", err)))
-        return ERR_MEMORY;
-    for (size_t i = 0; i < n; i++)
-        r->host[i] = f32_to_bf16(rng_uniform(1, i, 0, 0, 0) - 0.5f);
-    struct host_matrix matrix = {r->host, DTYPE_BF16, GEMM_WIDTH, GEMM_WIDTH};
-    int rc = l->ops->weight_prepare(l->dev, &matrix, WEIGHT_COMPUTE, &r->weight, &borrowed, err);
-    r->x = l->ops->mem_alloc(l->dev, (size_t)GEMM_ROWS * GEMM_WIDTH * 4);
-    r->y = l->ops->mem_alloc(l->dev, (size_t)GEMM_ROWS * GEMM_WIDTH * 4);
-    r->block = l->ops->mem_alloc(l->dev, READ_BYTES);
-    if (rc == OK && r->x && r->block) {
-        l->ops->fill(l->dev, r->x, 0x3c, (size_t)GEMM_ROWS * GEMM_WIDTH * 4); /* small numbers in either dtype */
-        l->ops->fill(l->dev, r->block, 0, READ_BYTES);
-    }
-    return rc == OK ? l->ops->sync(l->dev, err) : rc;
-}
-
-static void roofline_close(struct roofline *r, const struct loaded *l) {
-    if (r->weight)
-        l->ops->weight_free(l->dev, r->weight);
-    if (l->ops) {
-        l->ops->mem_free(l->dev, r->x);
-        l->ops->mem_free(l->dev, r->y);
-        l->ops->mem_free(l->dev, r->block);
-    }
-    free(r->host);
-}
-
-/* GFLOP/s of the best of three products. */
-static double measure_gemm(const struct roofline *r, const struct loaded *l, struct err *err) {
-    double best = 0;
-    for (int i = 0; i < 4; i++) {
-        uint64_t start = clock_us();
-        for (int j = 0; j < 4; j++)
-            l->ops->linear(l->dev, &(struct linear_args){
-                                       .w = r->weight, .x = r->x, .y = r->y, .n_rows = GEMM_ROWS, .ld_y = GEMM_WIDTH});
-        if (l->ops->sync(l->dev, err) != OK)
-            return 0;
-        best = fmax(best, 4 * 2e-3 * GEMM_ROWS * GEMM_WIDTH * GEMM_WIDTH / (double)(clock_us() - start + 1));
-    }
-    return best;
-}
-
-/* GB/s of the best of three sweeps over 256 MiB. */
-static double measure_read(const struct roofline *r, const struct loaded *l, struct err *err) {
-    double best = 0;
-    for (int i = 0; i < 3; i++) {
-        uint64_t start = clock_us();
-        l->ops->read(l->dev, r->block, READ_BYTES);
-        if (l->ops->sync(l->dev, err) != OK)
-            return 0;
-        best = fmax(best, 1e-3 * READ_BYTES / (double)(clock_us() - start + 1));
-    }
-    return best;
 }
 
 /* Feeds n random tokens to every slot, in chunks; with targets the losses are computed too. */
@@ -221,9 +157,9 @@ static double prefill_flop(const struct loaded *l, double n_tok, double pairs) {
     return 2 * n_tok * (double)l->model->weight_bytes / element + 4.0 * pairs * c->head_dim * c->n_heads / c->n_kv_heads;
 }
 
-static int run_prefill(const struct loaded *l, const struct bench_options *o, const struct roofline *roof, struct session *s,
+static int run_prefill(const struct loaded *l, const struct bench_options *o, struct roofline *roof, struct session *s,
                        struct bench_row *row, int run, struct err *err) {
-    double pairs, peak = measure_gemm(roof, l, err);
+    double pairs, peak = roofline_gemm(roof, err);
     for (int i = 0; i < row->batch; i++)
         session_reset(s, i, (uint64_t)i);
     uint64_t start = clock_us();
@@ -238,9 +174,9 @@ static int run_prefill(const struct loaded *l, const struct bench_options *o, co
 }
 
 /* The cache is filled once, before the first run; every run then decodes n_steps more tokens. */
-static int run_decode(const struct loaded *l, const struct bench_options *o, const struct roofline *roof, struct session *s,
+static int run_decode(const struct loaded *l, const struct bench_options *o, struct roofline *roof, struct session *s,
                       struct bench_row *row, int run, struct err *err) {
-    double pairs, peak = measure_read(roof, l, err);
+    double pairs, peak = roofline_read(roof, err);
     int rc = OK;
     int32_t *ids = mem_alloc((size_t)row->batch, sizeof *ids, "tokens", err);
     if (!ids)
@@ -288,10 +224,10 @@ static void print_row(const struct loaded *l, const struct bench_options *o, str
     fflush(stdout);
 }
 
-typedef int run_function(const struct loaded *, const struct bench_options *, const struct roofline *, struct session *,
+typedef int run_function(const struct loaded *, const struct bench_options *, struct roofline *, struct session *,
                          struct bench_row *, int, struct err *);
 
-static int bench_one(const struct loaded *l, const struct bench_options *o, const struct roofline *roof,
+static int bench_one(const struct loaded *l, const struct bench_options *o, struct roofline *roof,
                      const struct policy *policy, struct bench_row *row, run_function *function, struct err *err) {
     int max_len = row->context + (o->n_runs + 2) * o->n_steps, limit = l->model->config->max_positions;
     struct session_options options = {.n_slots = row->batch, .max_len = max_len < limit ? max_len : limit, .policy = policy,
@@ -304,7 +240,7 @@ static int bench_one(const struct loaded *l, const struct bench_options *o, cons
     return rc;
 }
 
-static int bench_all(const struct loaded *l, const struct bench_options *o, const struct roofline *roof, const char *command,
+static int bench_all(const struct loaded *l, const struct bench_options *o, struct roofline *roof, const char *command,
                      struct err *err) {
     static const struct {
         const char *name;
@@ -357,11 +293,11 @@ int cmd_bench(int argc, char **argv) {
         if (l.model->predictor)
             o.policies[o.n_policies++] = "spkv";
     }
-    if (rc == OK && (rc = roofline_open(&roof, &l, &err)) == OK)
+    if (rc == OK && (rc = roofline_open(&roof, l.ops, l.dev, &err)) == OK)
         rc = bench_all(&l, &o, &roof, command ? command : "", &err);
     if (rc == OK)
         cli_finish_stdout(&err);
-    roofline_close(&roof, &l);
+    roofline_close(&roof);
     loaded_close(&l);
     free(command);
     return cli_report(&err);

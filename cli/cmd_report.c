@@ -1,4 +1,4 @@
-/* spkv report: everything there is to see of run files, in a directory. */
+/* spkv report: everything there is to see of run files and of logs of training, in a directory. */
 #include <stdlib.h>
 
 #include "analyze/profile.h"
@@ -46,8 +46,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp parser = {
     argp_options,
     parse,
-    "RUN.h5...",
-    "Write a report of one or more runs: a page that is complete in itself, heatmaps, figures and tables.\v"
+    "RUN.h5|TRAINING...",
+    "Write a report of one or more runs: a page that is complete in itself, heatmaps, figures and tables. A directory that "
+    "spkv train wrote, or its log.csv, is drawn as curves.\v"
     "DIR/index.html holds everything in one file and needs no network; beside it lie the heatmaps (PNG), the figures (PNG, "
     "SVG, their "
     "data and gnuplot scripts) and the tables (CSV). Several runs are shown one after the other, with their differences "
@@ -63,7 +64,14 @@ static void note(void *self, const char *text) {
     cli_note(a->quiet, "%s", text);
 }
 
-static int write_report(const struct report_arguments *a, struct profile **profiles, struct err *err) {
+/* What was opened of the arguments; room for all of them as either. */
+struct opened {
+    struct profile **profiles;
+    struct training_log **logs;
+    size_t n_profiles, n_logs;
+};
+
+static int open_and_write(const struct report_arguments *a, struct opened *in, struct err *err) {
     struct str version = {0};
     str_printf(&version, " %s (%s)", cli_version, cli_commit);
     struct report_options options = {.dir = a->dir,
@@ -71,14 +79,12 @@ static int write_report(const struct report_arguments *a, struct profile **profi
                                      .version = str_text(&version),
                                      .note = note,
                                      .self = (void *)(uintptr_t)a};
-    for (size_t i = 0; i < a->n_paths; i++) {
-        int rc = profile_open(a->paths[i], &profiles[i], err);
-        if (rc != OK) {
-            str_free(&version);
-            return rc;
-        }
-    }
-    int rc = report_write(profiles, a->n_paths, &options, err);
+    int rc = OK;
+    for (size_t i = 0; rc == OK && i < a->n_paths; i++)
+        rc = training_log_is(a->paths[i]) ? training_log_read(a->paths[i], &in->logs[in->n_logs++], err)
+                                          : profile_open(a->paths[i], &in->profiles[in->n_profiles++], err);
+    if (rc == OK)
+        rc = report_write(&(struct report_input){in->profiles, in->n_profiles, in->logs, in->n_logs}, &options, err);
     str_free(&version);
     return rc;
 }
@@ -87,13 +93,17 @@ int cmd_report(int argc, char **argv) {
     struct report_arguments a = {0};
     struct err err = {0};
     argp_parse(&parser, argc, argv, 0, NULL, &a);
-    struct profile **profiles = mem_alloc(a.n_paths, sizeof *profiles, "runs", &err);
-    if (profiles && write_report(&a, profiles, &err) == OK) {
+    struct opened in = {.profiles = mem_alloc(a.n_paths, sizeof *in.profiles, "runs", &err)};
+    if (in.profiles && (in.logs = mem_alloc(a.n_paths, sizeof *in.logs, "logs", &err)) &&
+        open_and_write(&a, &in, &err) == OK) {
         printf("%s/index.html\n", a.dir);
         cli_finish_stdout(&err);
     }
-    for (size_t i = 0; profiles && i < a.n_paths; i++)
-        profile_close(profiles[i]);
-    free(profiles);
+    for (size_t i = 0; i < in.n_profiles; i++)
+        profile_close(in.profiles[i]);
+    for (size_t i = 0; i < in.n_logs; i++)
+        training_log_free(in.logs[i]);
+    free(in.profiles);
+    free(in.logs);
     return cli_report(&err);
 }

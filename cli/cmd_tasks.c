@@ -29,22 +29,22 @@ static const struct argp_option argp_options[] = {
     {"output", 'o', "FILE", 0, "write there instead of standard output", 0},
     {"force", KEY_FORCE, NULL, 0, "replace an existing FILE", 0},
     {NULL, 0, NULL, 0, "recall", 1},
-    {"kind", KEY_KIND, "mixed|facts|names|copy|pairs|series", 0,
+    {"kind", KEY_KIND, "mixed|facts|names|copy|pairs|series|notes", 0,
      "what has to be remembered (mixed: facts, names, copy in turn)", 1},
     {"fillers", KEY_FILLERS, "N", 0, "sentences between the items and the question (8)", 1},
     {"queries", KEY_QUERIES, "N", 0,
-     "facts, names, pairs: items asked for in a row, the last one as the completion; at most all of them (1)", 1},
+     "facts, names, pairs, notes: items asked for in a row, the last one as the completion; at most all of them (1)", 1},
     {NULL, 0, NULL, 0, "palindrome", 2},
     {"instruction", KEY_INSTRUCTION, "N", 0, "tokens between the integers and their reversal (50)", 2},
     {0},
 };
 
 static enum recall_kind parse_kind(const struct argp_state *state, const char *arg) {
-    static const char *const names[] = {"mixed", "facts", "names", "copy", "pairs", "series"};
+    static const char *const names[] = {"mixed", "facts", "names", "copy", "pairs", "series", "notes"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(arg, names[i]) == 0)
             return (enum recall_kind)i;
-    argp_error(state, "--kind: \"%s\" is not one of mixed, facts, names, copy, pairs, series", arg);
+    argp_error(state, "--kind: \"%s\" is not one of mixed, facts, names, copy, pairs, series, notes", arg);
     return RECALL_MIXED;
 }
 
@@ -69,6 +69,8 @@ static void finish(struct tasks_options *o, const struct argp_state *state) {
     if (!is_palindrome(o) && (o->n_items < RECALL_MIN_ITEMS || o->n_items > RECALL_MAX_ITEMS))
         argp_error(state, "--items: \"%d\" is not a whole number from %d to %d", o->n_items, RECALL_MIN_ITEMS,
                    RECALL_MAX_ITEMS);
+    if (!is_palindrome(o) && o->recall.kind == RECALL_NOTES && o->n_items > RECALL_MAX_NOTES)
+        argp_error(state, "--items: notes have %d subjects at most", RECALL_MAX_NOTES);
     o->recall.n_items = o->palindrome.n_items = o->n_items;
 }
 
@@ -130,7 +132,8 @@ int cmd_tasks(int argc, char **argv) {
         argp_options, parse, "recall|palindrome",
         "Writes generated tasks as JSON Lines, one row a line.\v"
         "recall: simple English in which the end of a row repeats something from its beginning: a fact (facts), a surname "
-        "(names), a list (copy), or, in invented words, a number (pairs) or a list (series).\n"
+        "(names), a list (copy), or, in invented words, a number (pairs) or a list (series); notes ask for "
+        "a word that only its subject has.\n"
         "palindrome: integers, an instruction, the integers in reverse order. Its tokenizer, one token for each, is that of "
         "datasets/palindrome.\n"
         "The same options give the same bytes on every machine.", NULL, NULL, NULL};

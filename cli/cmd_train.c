@@ -1,491 +1,322 @@
-/* spkv train: pretrain, adapt, resume. */
-#include <errno.h>
+/* spkv train: makes SP-KV models from random weights or from dense checkpoints. */
 #include <jansson.h>
-#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
-#include "base/progress.h"
 #include "cli/cli.h"
+#include "cli/roofline.h"
 #include "cli/run_options.h"
+#include "cli/train_data.h"
+#include "cli/train_options.h"
+#include "cli/train_progress.h"
 #include "cli/train_run.h"
-#include "datasets/corpus.h"
-#include "datasets/sequences.h"
 #include "train/init.h"
+#include "train/state.h"
 #include "train/trainer.h"
 
-enum { KEY_SCHEDULE = 0x100, KEY_EVAL, KEY_EVAL_LIMIT, KEY_FREEZE, KEY_STATIC, KEY_LORA, KEY_DTYPE, KEY_TOKENIZER,
-       KEY_FIELD, KEY_SPLIT, KEY_BACKEND, KEY_THREADS, KEY_FORCE, KEY_JSON, KEY_FIELD_OF_SCHEDULE = 0x1000 };
-enum { MAX_SETTINGS = 64, DEFAULT_EVAL_LIMIT = 32 };
-
-struct train_options {
-    const char *protocol, *start, *schedule, *tokenizer, *output, *field;
-    const char *corpora[MAX_TRAIN_CORPORA], *held_out[MAX_TRAIN_CORPORA];
-    size_t n_corpora, n_held_out;
-    struct {
-        const char *key, *value;
-    } settings[MAX_SETTINGS]; /* fields of the schedule, in order */
-    size_t n_settings;
-    uint64_t eval_limit;
-    const char *dtype;
-    bool split_blank, force;
-    struct run_options_cli run; /* backend, threads, quiet, json */
+/* An opened run. */
+struct training {
+    struct train_run run;
+    struct schedule schedule;
+    char *start_dir;         /* OUT/start: what the run begins with and no other file holds; kept while the run is open */
+    struct loaded loaded;
+    struct policy *full;
+    struct batches *data;
+    struct pieces *eval;
 };
 
-static const struct argp_option own_options[] = {
-    {"output", 'o', "DIR", 0, "the run: checkpoint, log, schedule (pretrain and adapt)", 1},
-    {"schedule", KEY_SCHEDULE, "FILE", 0, "JSON with any of the fields below; flags win over it", 1},
-    {"eval", KEY_EVAL, "CORPUS", 0, "held-out text, evaluated with gates by the threshold and with full attention", 1},
-    {"eval-limit", KEY_EVAL_LIMIT, "N", 0, "sequences of an evaluation (32)", 1},
-    {"tokenizer", KEY_TOKENIZER, "DIR", 0, "pretrain: where tokenizer.json lies (beside CONFIG)", 1},
-    {"dtype", KEY_DTYPE, "f32|bf16", 0, "of the saved model (bf16)", 1},
-    {"field", KEY_FIELD, "NAME", 0, "JSON Lines: the field that holds the text (found from the first row)", 1},
-    {"split-blank", KEY_SPLIT, NULL, 0, "a blank line ends a document of a text file", 1},
-    {"freeze-model", KEY_FREEZE, NULL, 0, "train the predictor only (--trained predictor)", 2},
-    {"lora", KEY_LORA, "R", 0, "train low-rank updates of rank R and the predictor, weights frozen (--trained lora "
-     "--lora-r R): saved beside the predictor, merged when the model is loaded", 2},
-    {"static-gates", KEY_STATIC, "head|layer", OPTION_ARG_OPTIONAL,
-     "one scalar per KV head (or layer), model frozen: which heads must be global", 2},
-    {"backend", KEY_BACKEND, "auto|ref|cpu", 0, "where to compute (auto)", 4},
-    {"threads", KEY_THREADS, "N", 0, "processor threads (all)", 4},
-    {"force", KEY_FORCE, NULL, 0, "replace an existing run", 4},
-    {"quiet", 'q', NULL, 0, "no progress and no notes", 4},
-    {"json", KEY_JSON, NULL, 0, "machine-readable result on standard output", 4},
-};
-
-static void add_setting(struct train_options *o, const struct argp_state *state, const char *key, const char *value) {
-    if (o->n_settings == MAX_SETTINGS)
-        argp_error(state, "more than %d fields of the schedule", MAX_SETTINGS);
-    o->settings[o->n_settings].key = key;
-    o->settings[o->n_settings++].value = value;
+static void training_close(struct training *t) {
+    struct err ignored = {0};
+    policy_free(t->full);
+    pieces_free(t->eval);
+    batches_free(t->data);
+    loaded_close(&t->loaded);
+    if (t->start_dir)
+        file_remove_tree(t->start_dir, &ignored);
+    free(t->start_dir);
+    train_run_free(&t->run);
 }
 
-static const char *choice(const struct argp_state *state, const char *option, const char *arg, const char *a, const char *b,
-                          const char *c) {
-    const char *choices[] = {a, b, c};
-    for (int i = 0; i < 3; i++)
-        if (choices[i] && strcmp(arg, choices[i]) == 0)
-            return choices[i];
-    argp_error(state, "--%s: \"%s\" is not one of %s, %s%s%s", option, arg, a, b, c ? ", " : "", c ? c : "");
-    return a;
-}
+/* --- the start ------------------------------------------------------------------------------------------------------ */
 
-static void take_argument(struct train_options *o, const struct argp_state *state, char *arg) {
-    if (!o->protocol)
-        o->protocol = choice(state, "train", arg, "pretrain", "adapt", "resume");
-    else if (!o->start)
-        o->start = arg;
-    else if (o->n_corpora == MAX_TRAIN_CORPORA)
-        argp_error(state, "more than %d corpora (name a directory instead)", MAX_TRAIN_CORPORA);
-    else
-        o->corpora[o->n_corpora++] = arg;
-}
-
-static void check_arguments(const struct train_options *o, const struct argp_state *state) {
-    if (!o->protocol || !o->start)
-        argp_error(state, "pretrain CONFIG CORPUS..., adapt MODEL CORPUS..., or resume DIR");
-    bool resume = strcmp(o->protocol, "resume") == 0;
-    if (resume && (o->n_corpora || o->output || o->schedule || o->n_settings || o->n_held_out))
-        argp_error(state, "a resumed run takes everything from its directory: only --backend, --threads, --quiet and --json");
-    if (!resume && o->n_corpora == 0)
-        argp_error(state, "at least one CORPUS to train on is needed");
-    if (!resume && !o->output)
-        argp_error(state, "where should the run go? (-o DIR)");
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    struct train_options *o = state->input;
-    switch (key) {
-    case 'o': o->output = arg; break;
-    case 'q': o->run.quiet = true; break;
-    case KEY_SCHEDULE: o->schedule = arg; break;
-    case KEY_EVAL:
-        if (o->n_held_out == MAX_TRAIN_CORPORA)
-            argp_error(state, "more than %d held-out corpora", MAX_TRAIN_CORPORA);
-        o->held_out[o->n_held_out++] = arg;
-        break;
-    case KEY_EVAL_LIMIT: o->eval_limit = (uint64_t)cli_parse_int(state, "eval-limit", arg, 1, LLONG_MAX); break;
-    case KEY_TOKENIZER: o->tokenizer = arg; break;
-    case KEY_DTYPE: o->dtype = choice(state, "dtype", arg, "f32", "bf16", NULL); break;
-    case KEY_FIELD: o->field = arg; break;
-    case KEY_SPLIT: o->split_blank = true; break;
-    case KEY_FREEZE: add_setting(o, state, "trained", "predictor"); break;
-    case KEY_LORA:
-        add_setting(o, state, "trained", "lora");
-        add_setting(o, state, "lora_r", arg);
-        break;
-    case KEY_STATIC:
-        add_setting(o, state, "trained", "predictor");
-        add_setting(o, state, "predictor_kind",
-                    arg && strcmp(choice(state, "static-gates", arg, "head", "layer", NULL), "layer") == 0 ? "static-layer"
-                                                                                                           : "static");
-        break;
-    case KEY_BACKEND: o->run.backend = choice(state, "backend", arg, "auto", "ref", "cpu"); break;
-    case KEY_THREADS: o->run.threads = (int)cli_parse_int(state, "threads", arg, 1, 1024); break;
-    case KEY_FORCE: o->force = true; break;
-    case KEY_JSON: o->run.json = true; break;
-    case ARGP_KEY_ARG: take_argument(o, state, arg); break;
-    case ARGP_KEY_END: check_arguments(o, state); break;
-    default:
-        if (key < KEY_FIELD_OF_SCHEDULE || key >= KEY_FIELD_OF_SCHEDULE + (int)schedule_n_keys())
-            return ARGP_ERR_UNKNOWN;
-        add_setting(o, state, schedule_key((size_t)(key - KEY_FIELD_OF_SCHEDULE))->name, arg ? arg : "true");
-    }
-    return 0;
-}
-
-/* The command's own options, and one for every field of the schedule. Freed by free_options(). */
-static struct argp_option *make_options(struct err *err) {
-    size_t n_own = sizeof own_options / sizeof *own_options, n = schedule_n_keys();
-    struct argp_option *options = mem_alloc(n_own + n + 1, sizeof *options, "options", err);
-    if (!options)
-        return NULL;
-    memcpy(options, own_options, sizeof own_options);
-    for (size_t i = 0; i < n; i++) {
-        const struct schedule_key *key = schedule_key(i);
-        char *name = mem_strdup(key->name, err);
-        for (char *c = name; c && *c; c++)
-            *c = *c == '_' ? '-' : *c;
-        options[n_own + i] = (struct argp_option){name, KEY_FIELD_OF_SCHEDULE + (int)i, key->flag ? NULL : "X", 0, key->help, 3};
-    }
-    return options;
-}
-
-static void free_options(struct argp_option *options) {
-    for (size_t i = 0; options && i < schedule_n_keys(); i++)
-        free((void *)(uintptr_t)options[sizeof own_options / sizeof *own_options + i].name);
-    free(options);
-}
-
-/* ---- the start of a run ------------------------------------------------------------------------------------------------ */
-
-static int absolute(const char *path, char **out, struct err *err) {
-    char *real = realpath(path, NULL);
-    if (!real)
-        return err_errno(err, errno, path, "cannot be found");
-    *out = real;
-    return OK;
-}
-
-/* "PATH" or "PATH:SHARE"; an existing path with a colon is a path. */
-static int parse_corpus(const char *arg, struct train_corpus *out, struct err *err) {
-    const char *colon = strrchr(arg, ':');
-    char *end, *path;
-    int rc;
-    *out = (struct train_corpus){.share = 1};
-    if (!colon || file_exists(arg))
-        return absolute(arg, &out->path, err);
-    out->share = strtod(colon + 1, &end);
-    if (end == colon + 1 || *end || !(out->share > 0) || isinf(out->share))
-        return err_set(err, ERR_USAGE, arg, "\"%s\" is no share of the tokens: PATH or PATH:SHARE, a number above 0", colon + 1);
-    if (!(path = mem_strndup(arg, (size_t)(colon - arg), err)))
-        return ERR_MEMORY;
-    rc = absolute(path, &out->path, err);
-    free(path);
+/* A predictor, low-rank updates, or both. */
+static int write_new_additions(const char *model_dir, const struct training *t, struct err *err) {
+    struct model_config config;
+    int rc = model_config_read(model_dir, &config, err);
+    if (rc != OK)
+        return rc;
+    rc = init_added(&config, &t->schedule, t->start_dir, err);
+    model_config_free(&config);
     return rc;
 }
 
-static int fill_run(const struct train_options *o, struct train_run *run, struct err *err) {
-    int rc = OK;
-    snprintf(run->protocol, sizeof run->protocol, "%s", o->protocol);
-    snprintf(run->dtype, sizeof run->dtype, "%s", o->dtype);
-    run->eval_limit = o->eval_limit;
-    run->split_blank = o->split_blank;
-    if (o->field && !(run->field = mem_strdup(o->field, err)))
-        return ERR_MEMORY;
-    for (size_t i = 0; i < o->n_corpora && rc == OK; i++)
-        if ((rc = parse_corpus(o->corpora[i], &run->corpora[i], err)) == OK)
-            run->n_corpora++;
-    for (size_t i = 0; i < o->n_held_out && rc == OK; i++)
-        if ((rc = absolute(o->held_out[i], &run->held_out[i], err)) == OK)
-            run->n_held_out++;
-    return rc;
-}
-
-static int fill_schedule(const struct train_options *o, struct schedule *s, struct err *err) {
-    int rc = OK;
-    *s = schedule_default();
-    if (o->schedule)
-        rc = schedule_read(o->schedule, s, err);
-    for (size_t i = 0; i < o->n_settings && rc == OK; i++)
-        rc = schedule_set(s, o->settings[i].key, o->settings[i].value, err);
-    return rc == OK ? schedule_check(s, o->schedule ? o->schedule : "", err) : rc;
-}
-
-/* Random weights in OUT/start. */
-static int start_model(const struct train_options *o, const struct schedule *s, struct train_run *run, struct err *err) {
-    char *config = file_is_dir(o->start) ? file_join(o->start, "config.json", err) : mem_strdup(o->start, err);
-    char *start = file_join(o->output, "start", err);
-    int rc = !config || !start ? ERR_MEMORY : init_model(config, o->tokenizer, s->seed, start, err);
-    if (rc == OK)
-        rc = absolute(start, &run->model, err);
+static int write_random_model(const struct training *t, struct err *err) {
+    char *config = file_is_dir(t->run.model) ? file_join(t->run.model, "config.json", err) : mem_strdup(t->run.model, err);
+    char *tokenizer = file_join(t->start_dir, "tokenizer.json", err);
+    int rc = config && tokenizer ? init_model(config, NULL, t->schedule.seed, t->start_dir, err) : ERR_MEMORY;
+    if (rc == OK && t->run.tokenizer)
+        rc = file_copy(t->run.tokenizer, tokenizer, err);
+    if (rc == OK && !file_exists(tokenizer))
+        rc = err_set(err, ERR_INPUT, config, "there is no tokenizer.json beside it (name one with --tokenizer)");
+    free(tokenizer);
     free(config);
-    free(start);
     return rc;
 }
 
-/* What the model brings must be what is to be trained. */
-static int check_added(const struct predictor_config *added, const struct schedule *s, const char *where, struct err *err) {
-    if (s->trained != TRAIN_LORA || (added->lora_r == s->lora_r && added->lora_alpha == schedule_lora_alpha(s)))
+/* Low-rank updates that a model brings go on being trained when they are what the schedule says. */
+static int check_lora(const struct predictor_config *added, const struct schedule *s, const char *where, struct err *err) {
+    if (added->lora_r == s->lora_r && added->lora_alpha == schedule_lora_alpha(s))
         return OK;
     return err_set(err, ERR_INPUT, where,
                    "the model brings low-rank updates of rank %d and lora_alpha %g (0: none), but \"lora_r\" is %d and "
-                   "lora_alpha %g: give the same, or train from the model without additions", added->lora_r,
-                   added->lora_alpha, s->lora_r, schedule_lora_alpha(s));
+                   "lora_alpha %g: give the same, or begin anew with --new-predictor", added->lora_r, added->lora_alpha,
+                   s->lora_r, schedule_lora_alpha(s));
 }
 
-/* A predictor with open gates and low-rank updates, unless the model brings them. */
-static int start_added(const struct train_options *o, const struct schedule *s, struct train_run *run, struct err *err) {
+/* Whether an adapted model goes on with additions of its own. */
+static int find_additions(const struct training *t, bool *found, struct err *err) {
     struct checkpoint *checkpoint;
-    int rc = checkpoint_open(run->model, NULL, &checkpoint, err);
+    int rc = checkpoint_open(t->run.model, NULL, &checkpoint, err);
     if (rc != OK)
         return rc;
-    const struct predictor_config *added = checkpoint_added(checkpoint);
-    if (added && (rc = check_added(added, s, o->start, err)) == OK)
-        cli_note(o->run.quiet, "%s has a predictor or low-rank updates: their training goes on", o->start);
-    char *start = added ? NULL : file_join(o->output, "start", err);
-    if (start && (rc = init_added(checkpoint_config(checkpoint), s, start, err)) == OK)
-        rc = absolute(start, &run->predictor, err);
+    bool lora = t->schedule.trained == TRAIN_LORA;
+    *found = (lora ? checkpoint_added(checkpoint) : checkpoint_predictor(checkpoint)) && !t->run.new_predictor &&
+             t->schedule.predictor_kind == PREDICTOR_TRUNK;
+    if (lora && *found)
+        rc = check_lora(checkpoint_added(checkpoint), &t->schedule, t->run.model, err);
     checkpoint_close(checkpoint);
-    free(start);
     return rc;
 }
 
-static int write_schedule(const struct schedule *s, const char *out_dir, struct err *err) {
-    char *path = file_join(out_dir, "schedule.json", err);
-    int rc = path ? schedule_write(s, path, err) : ERR_MEMORY;
-    free(path);
-    return rc;
-}
-
-/* Checks everything that needs no model, then makes the directory of a new run. */
-static int start_run(const struct train_options *o, struct schedule *s, struct train_run *run, struct err *err) {
-    int rc = fill_schedule(o, s, err);
-    if (rc == OK && (rc = fill_run(o, run, err)) == OK && strcmp(o->protocol, "adapt") == 0)
-        rc = absolute(o->start, &run->model, err);
-    if (rc == OK && (rc = file_check_free(o->output, o->force, err)) == OK && o->force)
-        rc = file_remove_tree(o->output, err);
-    if (rc != OK || (rc = file_make_dirs(o->output, err)) != OK)
-        return rc;
-    if (strcmp(o->protocol, "pretrain") == 0)
-        rc = start_model(o, s, run, err);
-    if (rc == OK && (schedule_gated(s) || s->trained == TRAIN_LORA))
-        rc = start_added(o, s, run, err);
-    if (rc == OK && (rc = write_schedule(s, o->output, err)) == OK)
-        rc = train_run_write(run, o->output, err);
-    return rc;
-}
-
-static int resume_run(const struct train_options *o, struct schedule *s, struct train_run *run, struct err *err) {
-    char *path = file_join(o->start, "schedule.json", err);
-    int rc = path ? train_run_read(o->start, run, err) : ERR_MEMORY;
-    *s = schedule_default();
-    if (rc == OK && (rc = schedule_read(path, s, err)) == OK)
-        rc = schedule_check(s, path, err);
-    free(path);
-    return rc;
-}
-
-/* ---- text -------------------------------------------------------------------------------------------------------------- */
-
-/* One corpus argument as a source. */
-struct text {
-    struct corpus *corpus;
-    struct sequences *sequences;
-    struct source source;
-};
-
-static void text_close(struct text *t) {
-    sequences_free(t->sequences);
-    corpus_close(t->corpus);
-    *t = (struct text){0};
-}
-
-static int text_open(struct text *t, char *const *paths, size_t n, const struct train_run *run,
-                     const struct tokenizer *tokenizer, int context_len, uint64_t limit, struct err *err) {
-    struct corpus_options options = {.split_blank = run->split_blank, .field = run->field};
-    struct sequence_options cut = {.max_length = (size_t)context_len, .limit = limit};
-    int rc = corpus_open(paths, n, &options, &t->corpus, err);
-    if (rc == OK)
-        rc = sequences_create(t->corpus, tokenizer, &cut, &t->sequences, err);
-    if (rc == OK)
-        t->source = sequences_source(t->sequences);
-    return rc;
-}
-
-/* Held-out text: opened anew for every evaluation. */
-struct held_out_text {
-    const struct train_run *run;
-    const struct tokenizer *tokenizer;
-    int context_len;
-    struct text text;
-};
-
-static int held_out_open(void *self, struct source *out, struct err *err) {
-    struct held_out_text *h = self;
-    int rc = text_open(&h->text, h->run->held_out, h->run->n_held_out, h->run, h->tokenizer, h->context_len,
-                       h->run->eval_limit, err);
-    *out = h->text.source;
-    return rc;
-}
-
-static void held_out_close(void *self) {
-    struct held_out_text *h = self;
-    text_close(&h->text);
-}
-
-static int read_batches(const struct schedule *s, const struct train_run *run, const struct loaded *l, struct batches **out,
-                        struct err *err) {
-    int rc = batches_create(&(struct batches_options){.context_len = s->context_len,
-                                                      .n_lines = s->sequences / s->accumulation,
-                                                      .answer_only = s->answer_only,
-                                                      .vocab_size = l->model->config->vocab_size, .seed = s->seed}, out, err);
-    for (size_t i = 0; i < run->n_corpora && rc == OK; i++) {
-        struct text text = {0};
-        rc = text_open(&text, &run->corpora[i].path, 1, run, l->tokenizer, s->context_len, 0, err);
-        if (rc == OK)
-            rc = batches_add(*out, &text.source, run->corpora[i].path, run->corpora[i].share, err);
-        text_close(&text);
+/* Writes what the run starts from beside the given model. *model and *predictor: the directories to open. */
+static int write_start(struct training *t, bool quiet, const char **model, const char **predictor, struct err *err) {
+    bool adds = schedule_gated(&t->schedule) || t->schedule.trained == TRAIN_LORA, found = false;
+    int rc;
+    *predictor = NULL;
+    if (strcmp(t->run.protocol, "pretrain") == 0) {
+        *model = t->start_dir;
+        rc = write_random_model(t, err);
+        return rc == OK && adds ? write_new_additions(t->start_dir, t, err) : rc;
+    }
+    *model = t->run.model;
+    if (!adds)
+        return OK;
+    if ((rc = find_additions(t, &found, err)) == OK && !found) {
+        rc = write_new_additions(t->run.model, t, err);
+        *predictor = t->start_dir;
+    } else if (rc == OK) {
+        cli_note(quiet, "the run goes on with the predictor of %s (--new-predictor begins with another)", t->run.model);
     }
     return rc;
 }
 
-/* ---- the run ----------------------------------------------------------------------------------------------------------- */
-
-static void on_step(void *self, const struct train_log_row *row) {
-    struct progress *p = self;
-    int n = snprintf(p->note, sizeof p->note, "step %lld, loss %.4f", (long long)row->step, row->loss);
-    if (isfinite(row->long_range_density))
-        snprintf(p->note + n, sizeof p->note - (size_t)n, ", density %.1f %%", 100 * row->long_range_density);
-    progress_update(p, row->n_tok);
+static int check_model(const struct training *t, struct err *err) {
+    const struct model_config *c = t->loaded.model->config;
+    size_t n_vocab = tokenizer_n_vocab(t->loaded.tokenizer);
+    if (!t->loaded.ops->train)
+        return err_set(err, ERR_USAGE, "", "this backend cannot train (use --backend cpu)");
+    if (n_vocab > (size_t)c->vocab_size)
+        return err_set(err, ERR_INPUT, t->run.tokenizer ? t->run.tokenizer : t->run.model,
+                       "the tokenizer has %zu tokens, but the model's vocab_size is %d: it is another model's", n_vocab,
+                       c->vocab_size);
+    if (t->schedule.context_len > c->max_positions)
+        return err_set(err, ERR_INPUT, t->run.model, "\"context_len\" is %d, but the model has %d positions "
+                       "(max_position_embeddings): give shorter sequences", t->schedule.context_len, c->max_positions);
+    return OK;
 }
+
+static int open_model(struct training *t, bool quiet, struct err *err) {
+    struct run_options_cli o = run_options_default();
+    int rc = write_start(t, quiet, &o.model, &o.predictor, err);
+    o.policy = t->schedule.policy;
+    o.window = t->schedule.window;
+    o.threshold = schedule_gated(&t->schedule) ? t->schedule.threshold : (double)NAN;
+    o.seed = t->schedule.seed;
+    o.dtype = t->run.compute;
+    o.backend = t->run.backend;
+    o.threads = (int)t->run.threads;
+    o.unmerged = t->schedule.trained == TRAIN_LORA;
+    o.quiet = true; /* that a new predictor names another base is no news */
+    if (rc == OK)
+        rc = loaded_open(&o, true, &t->loaded, err);
+    if (rc == OK)
+        rc = check_model(t, err);
+    return rc == OK ? loaded_policy(&t->loaded, &o, "full", &t->full, err) : rc;
+}
+
+static int open_training(struct training *t, const char *out_dir, bool quiet, struct err *err) {
+    if (!(t->start_dir = file_join(out_dir, "start", err)))
+        return ERR_MEMORY;
+    int rc = open_model(t, quiet, err);
+    int vocab = rc == OK ? t->loaded.model->config->vocab_size : 0;
+    if (rc == OK)
+        rc = train_data_read(&t->run, &t->schedule, t->loaded.tokenizer, vocab, &t->data, err);
+    if (rc == OK)
+        rc = train_data_read_eval(&t->run, &t->schedule, t->loaded.tokenizer, vocab, &t->eval, err);
+    return rc;
+}
+
+/* --- the run -------------------------------------------------------------------------------------------------------- */
+
+static int remove_in(const char *out_dir, const char *name, struct err *err) {
+    char *path = file_join(out_dir, name, err);
+    int rc = path ? file_remove_tree(path, err) : ERR_MEMORY;
+    free(path);
+    return rc;
+}
+
+/* A new run begins: what an older one left in OUT goes only now, when everything that is read was found good. */
+static int begin(struct training *t, const char *out_dir, struct err *err) {
+    static const char *const results[] = {"run.json", "checkpoint", "log.csv", "heads.csv"};
+    int rc = json_object_set_new(t->run.object, "threads",
+                                 json_integer(t->loaded.ops->device_threads(t->loaded.dev)));
+    char *path = file_join(out_dir, "schedule.json", err);
+    if (rc != 0 || !path)
+        rc = err_memory(err, "run.json", 1024);
+    for (size_t i = 0; rc == OK && i < sizeof results / sizeof *results; i++)
+        rc = remove_in(out_dir, results[i], err);
+    if (rc == OK)
+        rc = file_make_dirs(out_dir, err);
+    if (rc == OK)
+        rc = schedule_write(&t->schedule, path, err);
+    if (rc == OK)
+        rc = train_run_write(&t->run, out_dir, err);
+    free(path);
+    return rc;
+}
+
+static double measure_gemm(const struct training *t, bool quiet, struct err *err) {
+    struct roofline roof = {0};
+    double rate = 0;
+    if (!quiet && roofline_open(&roof, t->loaded.ops, t->loaded.dev, err) == OK)
+        rate = roofline_gemm(&roof, err);
+    roofline_close(&roof);
+    return rate;
+}
+
+static int run_training(struct training *t, const struct train_options *o, struct train_log_row *last, double *seconds,
+                        struct err *err) {
+    struct train_progress progress;
+    double rate = measure_gemm(t, o->quiet, err);
+    uint64_t start = clock_us();
+    if (err->code != OK)
+        return err->code;
+    train_progress_begin(&progress, &t->schedule, t->loaded.model->config, rate, o->quiet);
+    struct trainer_options options = {
+        .out_dir = o->output, .source = t->loaded.checkpoint, .model = t->loaded.model, .schedule = &t->schedule,
+        .policy = t->loaded.policy, .full = t->full, .data = t->data, .eval = t->eval,
+        .dtype = strcmp(t->run.dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16, .protocol = t->run.protocol,
+        .version = cli_version, .commit = cli_commit, .stop = cli_stop_flag(), .observer = &progress.observer};
+    int rc = trainer_run(&options, last, err);
+    train_progress_end(&progress);
+    *seconds = (double)(clock_us() - start) * 1e-6;
+    return rc;
+}
+
+/* --- result --------------------------------------------------------------------------------------------------------- */
 
 static json_t *number(double x) {
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-static void print_json(const char *out_dir, const struct trainer_result *r) {
-    const struct train_log_row *row = &r->last;
-    json_t *root = json_pack("{s:s, s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "schema", "spkv-train", "version", 1,
-                             "output", out_dir, "steps", (json_int_t)row->step, "n_tok", (json_int_t)r->n_tok,
-                             "loss_nat_per_token", number(row->loss), "long_range_density", number(row->long_range_density),
-                             "eval_hard_nat_per_token", number(row->eval_nll_hard), "eval_full_nat_per_token",
-                             number(row->eval_nll_full), "eval_long_range_density", number(row->eval_long_range_density),
-                             "seconds", r->seconds);
+static void print_json(const struct train_options *o, const struct train_log_row *r, double seconds) {
+    json_t *root = json_pack(
+        "{s:s, s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "schema", "spkv-train-result", "version", 1,
+        "output", o->output, "step", (json_int_t)r->step, "n_tok", (json_int_t)r->n_tok, "loss_nat_per_token", number(r->loss),
+        "long_range_density", number(r->long_range_density), "eval_hard_nat_per_token", number(r->eval_nll_hard),
+        "eval_full_nat_per_token", number(r->eval_nll_full), "eval_gate_density", number(r->eval_gate_density),
+        "eval_long_range_density", number(r->eval_long_range_density), "seconds", seconds);
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);
 }
 
-static void print_text(const char *out_dir, const struct trainer_result *r) {
-    const struct train_log_row *row = &r->last;
+static void print_text(const struct train_options *o, const struct train_log_row *r, double seconds) {
     char duration[32];
-    clock_format_duration(r->seconds, duration);
-    printf("%s: %lld steps, %llu tokens, %s\n", out_dir, (long long)row->step, (unsigned long long)r->n_tok, duration);
-    printf("  loss %.4f nat/token", row->loss);
-    if (isfinite(row->long_range_density))
-        printf(", long-range density %.1f %%", 100 * row->long_range_density);
-    if (isfinite(row->eval_nll_full))
-        printf("\n  held out: full attention %.4f", row->eval_nll_full);
-    if (isfinite(row->eval_nll_hard))
-        printf(", as trained %.4f", row->eval_nll_hard);
-    if (isfinite(row->eval_long_range_density))
-        printf(" at density %.1f %%", 100 * row->eval_long_range_density);
-    printf("\n  next: spkv profile %s/checkpoint CORPUS -o run.h5\n", out_dir);
+    clock_format_duration(seconds, duration);
+    printf("%s/checkpoint: %lld steps, %llu tokens in %s\n  loss %.4f nat/token", o->output, (long long)r->step,
+           (unsigned long long)r->n_tok, duration, r->loss);
+    if (!isnan(r->long_range_density))
+        printf(", long-range density %.1f %%", 100 * r->long_range_density);
+    if (!isnan(r->eval_nll_hard))
+        printf("\n  held out: loss %.4f nat/token", r->eval_nll_hard);
+    if (!isnan(r->eval_long_range_density))
+        printf(" with hard gates at density %.1f %%, %.4f with full attention", 100 * r->eval_long_range_density,
+               r->eval_nll_full);
+    putchar('\n');
 }
 
-/* A model at hand: data, policies and parameters, then the trainer. */
-static int train_loaded(const struct train_options *o, const char *out_dir, const struct schedule *s,
-                        const struct train_run *run, struct loaded *l, struct trainer_result *result, struct err *err) {
-    struct held_out_text text = {.run = run, .tokenizer = l->tokenizer, .context_len = s->context_len};
-    const struct held_out held_out = {&text, held_out_open, held_out_close};
-    struct progress progress;
-    struct params *params = NULL;
-    struct policy *full = NULL;
-    struct batches *batches = NULL;
-    int rc = l->ops->train ? OK : err_set(err, ERR_USAGE, l->ops->name, "this backend does not train");
-    if (s->context_len > l->model->config->max_positions)
-        rc = err_set(err, ERR_INPUT, run->model, "context_len %d, but the model has %d positions", s->context_len,
-                     l->model->config->max_positions);
-    if (rc == OK && (rc = loaded_policy(l, &o->run, "full", &full, err)) == OK &&
-        (rc = read_batches(s, run, l, &batches, err)) == OK)
-        rc = params_create(l->model, s->trained, &params, err);
-    if (rc == OK) {
-        cli_note(o->run.quiet, "%llu tokens of training data, %zu parameters",
-                 (unsigned long long)batches_n_tok(batches), params->n_items);
-        progress_begin(&progress, "train", "tok", (uint64_t)s->steps * schedule_step_tok(s), o->run.quiet);
-        const struct trainer_options options = {
-            .params = params, .source = l->checkpoint, .schedule = s, .batches = batches, .policy = l->policy,
-            .hard = strcmp(l->policy->name, "full") == 0 ? NULL : l->policy, .full = full,
-            .held_out = run->n_held_out ? &held_out : NULL, .out_dir = out_dir, .protocol = run->protocol,
-            .version = cli_version, .commit = cli_commit, .save_dtype = strcmp(run->dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16,
-            .resume = strcmp(o->protocol, "resume") == 0 && state_exists(out_dir), .stop = cli_stop_flag(), .self = &progress,
-            .on_step = on_step};
-        rc = trainer_run(&options, result, err);
-        progress_end(&progress);
-    }
-    params_free(params);
-    batches_free(batches);
-    policy_free(full);
+/* --- the command ---------------------------------------------------------------------------------------------------- */
+
+/* A run that never began leaves nothing where nothing was. */
+static int train_new(struct training *t, const struct train_options *o, const char *command, struct err *err) {
+    struct err ignored = {0};
+    bool was_there = file_exists(o->output);
+    int rc = file_check_free(o->output, o->force, err);
+    if (rc == OK)
+        rc = train_options_schedule(o, &t->schedule, err);
+    if (rc == OK)
+        rc = train_run_make(o, command, &t->run, err);
+    if (rc != OK)
+        return rc;
+    if ((rc = open_training(t, o->output, o->quiet, err)) == OK)
+        rc = begin(t, o->output, err);
+    if (rc != OK && !was_there)
+        file_remove_tree(o->output, &ignored);
     return rc;
 }
 
-static int train(struct train_options *o, struct err *err) {
-    struct train_run run = {0};
-    struct schedule s;
-    struct loaded l = {0};
-    struct trainer_result result;
-    bool resume = strcmp(o->protocol, "resume") == 0;
-    const char *out_dir = resume ? o->start : o->output;
-    int rc = resume ? resume_run(o, &s, &run, err) : start_run(o, &s, &run, err);
-    if (rc == OK) {
-        o->run.model = run.model;
-        o->run.predictor = run.predictor;
-        o->run.policy = s.policy;
-        o->run.window = s.window;
-        o->run.threshold = s.threshold;
-        o->run.seed = s.seed;
-        o->run.dtype = "f32";
-        o->run.unmerged = s.trained == TRAIN_LORA;
-        rc = loaded_open(&o->run, true, &l, err);
-    }
+static int train_again(struct training *t, const struct train_options *o, struct err *err) {
+    char *path = file_join(o->output, "schedule.json", err);
+    int rc = path ? train_run_read(o->output, &t->run, err) : ERR_MEMORY;
+    t->schedule = schedule_default();
     if (rc == OK)
-        rc = train_loaded(o, out_dir, &s, &run, &l, &result, err);
-    if (rc == OK && result.n_steps == 0)
-        cli_note(o->run.quiet, "%s is complete already", out_dir);
+        rc = schedule_read(path, &t->schedule, err);
+    if (rc == OK)
+        rc = schedule_check(&t->schedule, path, err);
+    if (rc == OK && o->threads > 0 && o->threads != t->run.threads)
+        cli_note(o->quiet, "the run began with %lld threads: with %d its numbers can differ in the last bits",
+                 (long long)t->run.threads, o->threads);
+    if (o->threads > 0)
+        t->run.threads = o->threads;
+    free(path);
+    return rc == OK ? open_training(t, o->output, o->quiet, err) : rc;
+}
+
+static int train(const struct train_options *o, const char *command, struct err *err) {
+    struct training t = {0};
+    struct train_log_row last;
+    double seconds;
+    int rc = o->protocol == PROTOCOL_RESUME ? train_again(&t, o, err) : train_new(&t, o, command, err);
+    if (rc == OK)
+        rc = run_training(&t, o, &last, &seconds, err);
+    if (rc == OK && last.step == 0)
+        cli_note(o->quiet, "%s is complete already", o->output);
     else if (rc == OK) {
-        (o->run.json ? print_json : print_text)(out_dir, &result);
+        (o->json ? print_json : print_text)(o, &last, seconds);
         rc = cli_finish_stdout(err);
-    }
-    loaded_close(&l);
-    train_run_free(&run);
+    } else if (rc == ERR_INCOMPLETE)
+        cli_note(o->quiet, "spkv train resume %s goes on from there", o->output);
+    training_close(&t);
     return rc;
 }
 
 int cmd_train(int argc, char **argv) {
-    struct err err = {0};
-    struct argp_option *options = make_options(&err);
-    const struct argp argp = {
-        options, parse, "pretrain CONFIG CORPUS[:SHARE]...\nadapt MODEL CORPUS[:SHARE]...\nresume DIR",
-        "Trains a model together with its utility predictor by next-token loss: from random weights of a config.json, from a "
-        "checkpoint, or on from where a run stopped.\v"
-        "DIR/checkpoint is a Hugging Face directory at any moment; DIR/log.csv and DIR/heads.csv hold what happened. With "
-        "--policy full, window or layout:file=F the same command trains a dense twin or a hybrid.", NULL, NULL, NULL};
     struct train_options *o = calloc(1, sizeof *o);
-    if (!options || !o) {
+    char *command = cli_command_line(argc, argv);
+    struct err err = {0};
+    if (!o || !command) {
         err_memory(&err, "options", sizeof *o);
     } else {
-        o->run = run_options_default();
-        o->dtype = "bf16";
-        o->eval_limit = DEFAULT_EVAL_LIMIT;
-        argp_parse(&argp, argc, argv, 0, NULL, o);
-        train(o, &err);
+        train_options_parse(argc, argv, o);
+        train(o, command, &err);
     }
+    free(command);
     free(o);
-    free_options(options);
     return cli_report(&err);
 }

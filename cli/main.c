@@ -1,5 +1,6 @@
 /* main.c - finds the subcommand. */
 #include <locale.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,9 +18,9 @@ static const struct command commands[] = {
     {"show", cmd_show, "summary of a run file in the terminal"},
     {"report", cmd_report, "heatmaps, figures, tables and a page from run files"},
     {"recommend", cmd_recommend, "hybrid local-global layouts from a run file"},
-    {"train", cmd_train, "train a model and its utility predictor by next-token loss"},
     {"generate", cmd_generate, "continue a prompt"},
     {"info", cmd_info, "what a checkpoint is and what it needs"},
+    {"train", cmd_train, "make SP-KV models: pretrain, adapt, resume"},
     {"bench", cmd_bench, "prefill and decode speed over context, batch and policy"},
     {"tasks", cmd_tasks, "write generated tasks as JSON lines"},
     {"merge", cmd_merge, "join the shards of a run"},
@@ -50,6 +51,7 @@ static int run_command(const struct command *command, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     argp_err_exit_status = 2;
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a failed write, like a full disk */
     setlocale(LC_CTYPE, ""); /* numbers stay in the C locale */
     if (argc < 2) {
         print_help(stderr);

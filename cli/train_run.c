@@ -1,6 +1,7 @@
 #include "cli/train_run.h"
 
-#include <stdio.h>
+#include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,130 +9,140 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-enum { RUN_MAX_BYTES = 1 << 20 };
+enum { MAX_BYTES = 64 << 20, VERSION = 1 };
 
-void train_run_free(struct train_run *run) {
-    free(run->model);
-    free(run->predictor);
-    free(run->field);
-    for (size_t i = 0; i < run->n_corpora; i++)
-        free(run->corpora[i].path);
-    for (size_t i = 0; i < run->n_held_out; i++)
-        free(run->held_out[i]);
-    *run = (struct train_run){0};
+/* A path as a JSON string, absolute; "-" stays. */
+static int put_path(json_t *object, const char *key, const char *path, struct err *err) {
+    char *absolute = realpath(path, NULL);
+    if (!absolute)
+        return err_errno(err, errno, path, "cannot be read");
+    int failed = key ? json_object_set_new(object, key, json_string(absolute))
+                     : json_array_append_new(object, json_string(absolute));
+    if (failed)
+        err_set(err, ERR_INPUT, path, "the path is not valid UTF-8 (rename it)");
+    free(absolute);
+    return failed ? ERR_INPUT : OK;
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------------- */
+/* Splits "corpus.txt:0.3"; a file of that whole name wins. */
+static int split_weight(const char *argument, char **path, double *weight, struct err *err) {
+    const char *colon = strrchr(argument, ':');
+    char *end = NULL;
+    *weight = (double)NAN;
+    if (colon && colon[1] && !file_exists(argument)) {
+        *weight = strtod(colon + 1, &end);
+        if (*end || !(*weight > 0) || !isfinite(*weight))
+            return err_set(err, ERR_USAGE, argument, "\"%s\" is not a weight (a number above 0)", colon + 1);
+    }
+    *path = end ? mem_strndup(argument, (size_t)(colon - argument), err) : mem_strdup(argument, err);
+    return *path ? OK : ERR_MEMORY;
+}
+
+static int put_corpus(json_t *array, const char *argument, struct err *err) {
+    char *path = NULL;
+    double weight;
+    json_t *corpus = json_object();
+    int rc = split_weight(argument, &path, &weight, err);
+    if (rc == OK && strcmp(path, "-") == 0)
+        rc = err_set(err, ERR_USAGE, "", "standard input cannot be read again by a resumed run: give a file");
+    if (rc == OK)
+        rc = put_path(corpus, "path", path, err);
+    if (rc == OK && !isnan(weight))
+        json_object_set_new(corpus, "weight", json_real(weight));
+    if (rc == OK && json_array_append(array, corpus) != 0)
+        rc = err_memory(err, "run.json", 1024);
+    json_decref(corpus);
+    free(path);
+    return rc;
+}
+
+static int put_inputs(const struct train_options *o, json_t *object, struct err *err) {
+    json_t *corpora = json_array(), *eval = json_array();
+    int rc = put_path(object, "model", o->model, err);
+    for (size_t i = 0; rc == OK && i < o->n_corpora; i++)
+        rc = put_corpus(corpora, o->corpora[i], err);
+    for (size_t i = 0; rc == OK && i < o->n_eval; i++)
+        rc = put_path(eval, NULL, o->eval[i], err);
+    if (rc == OK && o->tokenizer)
+        rc = put_path(object, "tokenizer", o->tokenizer, err);
+    if (json_object_set_new(object, "corpora", corpora) != 0 || json_object_set_new(object, "eval", eval) != 0)
+        rc = rc == OK ? err_memory(err, "run.json", 1024) : rc;
+    return rc;
+}
+
+static int take(struct train_run *run, const char *where, struct err *err) {
+    const json_t *o = run->object;
+    const char *schema = "";
+    int64_t version = 0;
+    int rc = json_get_string(o, "schema", &schema, where, err);
+    if (rc == OK && strcmp(schema, "spkv-train") != 0)
+        rc = err_set(err, ERR_INPUT, where, "\"schema\" is \"%s\", expected \"spkv-train\"", schema);
+    if (rc == OK)
+        rc = json_get_int(o, "version", VERSION, VERSION, &version, where, err);
+    const struct {
+        const char *key;
+        const char **value;
+        bool required;
+    } strings[] = {{"protocol", &run->protocol, true}, {"model", &run->model, true}, {"dtype", &run->dtype, true},
+                   {"compute", &run->compute, true}, {"backend", &run->backend, true},
+                   {"tokenizer", &run->tokenizer, false}, {"field", &run->field, false}};
+    for (size_t i = 0; rc == OK && i < sizeof strings / sizeof *strings; i++)
+        if (!strings[i].required || (rc = json_require(o, strings[i].key, where, err)) == OK)
+            rc = json_get_string(o, strings[i].key, strings[i].value, where, err);
+    if (rc == OK && (rc = json_require(o, "corpora", where, err)) == OK)
+        rc = json_get_array(o, "corpora", &run->corpora, where, err);
+    if (rc == OK)
+        rc = json_get_array(o, "eval", &run->eval, where, err);
+    if (rc == OK)
+        rc = json_get_int(o, "eval_sequences", 0, INT64_MAX, &run->eval_sequences, where, err);
+    if (rc == OK)
+        rc = json_get_int(o, "threads", 0, 1024, &run->threads, where, err);
+    if (rc == OK)
+        rc = json_get_bool(o, "split_blank", &run->split_blank, where, err);
+    return rc == OK ? json_get_bool(o, "new_predictor", &run->new_predictor, where, err) : rc;
+}
+
+int train_run_make(const struct train_options *o, const char *command, struct train_run *run, struct err *err) {
+    *run = (struct train_run){0};
+    run->object = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s?, s:I, s:i, s:b, s:b, s:s}", "schema", "spkv-train",
+                            "version", VERSION, "protocol", protocol_name(o->protocol), "dtype", o->dtype, "compute",
+                            o->compute, "backend", o->backend, "field", o->field, "eval_sequences",
+                            (json_int_t)o->eval_sequences, "threads", o->threads, "split_blank", o->split_blank,
+                            "new_predictor", o->new_predictor, "command", command);
+    if (!run->object)
+        return err_set(err, ERR_INPUT, "", "the command line is not valid UTF-8");
+    int rc = put_inputs(o, run->object, err);
+    if (rc == OK)
+        rc = take(run, "", err);
+    if (rc != OK)
+        train_run_free(run);
+    return rc;
+}
+
+int train_run_read(const char *out_dir, struct train_run *run, struct err *err) {
+    char *path = file_join(out_dir, "run.json", err);
+    int rc = path ? OK : ERR_MEMORY;
+    *run = (struct train_run){0};
+    if (rc == OK && !file_exists(path))
+        rc = err_set(err, ERR_INPUT, out_dir, "there is no training run here (run.json is missing)");
+    if (rc == OK)
+        rc = json_read_object(path, MAX_BYTES, &run->object, err);
+    if (rc == OK)
+        rc = take(run, path, err);
+    if (rc != OK)
+        train_run_free(run);
+    free(path);
+    return rc;
+}
 
 int train_run_write(const struct train_run *run, const char *out_dir, struct err *err) {
     char *path = file_join(out_dir, "run.json", err);
-    json_t *corpora = json_array(), *held_out = json_array();
-    for (size_t i = 0; i < run->n_corpora; i++)
-        json_array_append_new(corpora, json_pack("{s:s, s:f}", "path", run->corpora[i].path, "share", run->corpora[i].share));
-    for (size_t i = 0; i < run->n_held_out; i++)
-        json_array_append_new(held_out, json_string(run->held_out[i]));
-    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:s?, s:s, s:o, s:o, s:I, s:b, s:s?}", "format", "spkv-train", "version", 1,
-                             "protocol", run->protocol, "model", run->model, "predictor", run->predictor, "dtype", run->dtype,
-                             "corpora", corpora, "held_out", held_out, "eval_limit", (json_int_t)run->eval_limit,
-                             "split_blank", run->split_blank, "field", run->field);
-    int rc = !path ? ERR_MEMORY : root ? json_write_file(root, path, err) : err_memory(err, "run.json", SIZE_MAX);
-    json_decref(root);
+    int rc = path ? json_write_file(run->object, path, err) : ERR_MEMORY;
     free(path);
     return rc;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------------- */
-
-/* A required or optional string, copied; absent ones stay NULL. */
-static int copy_string(const json_t *root, const char *key, bool required, char **out, const char *where, struct err *err) {
-    const char *text = NULL;
-    int rc = required ? json_require(root, key, where, err) : OK;
-    if (rc == OK)
-        rc = json_get_string(root, key, &text, where, err);
-    if (rc == OK && text && !(*out = mem_strdup(text, err)))
-        rc = ERR_MEMORY;
-    return rc;
-}
-
-static int copy_word(const json_t *root, const char *key, char *out, size_t cap, const char *where, struct err *err) {
-    const char *text = "";
-    int rc = json_require(root, key, where, err);
-    if (rc == OK)
-        rc = json_get_string(root, key, &text, where, err);
-    if (rc == OK && strlen(text) >= cap)
-        rc = err_set(err, ERR_INPUT, where, "\"%s\": \"%.40s\" is too long", key, text);
-    if (rc == OK)
-        memcpy(out, text, strlen(text) + 1);
-    return rc;
-}
-
-static int read_corpora(const json_t *root, struct train_run *run, const char *where, struct err *err) {
-    json_t *list = NULL, *item;
-    size_t i;
-    int rc = json_get_array(root, "corpora", &list, where, err);
-    if (rc == OK && (json_array_size(list) == 0 || json_array_size(list) > MAX_TRAIN_CORPORA))
-        rc = err_set(err, ERR_INPUT, where, "\"corpora\" must name 1 to %d corpora", MAX_TRAIN_CORPORA);
-    json_array_foreach(list, i, item) {
-        struct train_corpus *c = &run->corpora[run->n_corpora];
-        c->share = 1;
-        if (rc == OK && !json_is_object(item))
-            rc = err_set(err, ERR_INPUT, where, "\"corpora\" must hold objects of path and share");
-        if (rc == OK && (rc = copy_string(item, "path", true, &c->path, where, err)) == OK)
-            run->n_corpora++;
-        if (rc == OK)
-            rc = json_get_real(item, "share", 1e-9, 1e9, &c->share, where, err);
-    }
-    return rc;
-}
-
-static int read_held_out(const json_t *root, struct train_run *run, const char *where, struct err *err) {
-    json_t *list = NULL, *item;
-    size_t i;
-    int rc = json_get_array(root, "held_out", &list, where, err);
-    if (rc == OK && json_array_size(list) > MAX_TRAIN_CORPORA)
-        rc = err_set(err, ERR_INPUT, where, "\"held_out\" names more than %d corpora", MAX_TRAIN_CORPORA);
-    json_array_foreach(list, i, item) {
-        if (rc == OK && !json_is_string(item))
-            rc = err_set(err, ERR_INPUT, where, "\"held_out\" must hold paths");
-        if (rc == OK && !(run->held_out[run->n_held_out] = mem_strdup(json_string_value(item), err)))
-            rc = ERR_MEMORY;
-        if (rc == OK)
-            run->n_held_out++;
-    }
-    return rc;
-}
-
-static int read_object(const json_t *root, struct train_run *run, const char *where, struct err *err) {
-    const char *format = "";
-    int64_t limit = 0, version = 0;
-    int rc = json_get_string(root, "format", &format, where, err);
-    if (rc == OK && strcmp(format, "spkv-train") != 0)
-        rc = err_set(err, ERR_INPUT, where, "is not the run.json of a training run");
-    if (rc == OK)
-        rc = json_get_int(root, "version", 1, 1, &version, where, err);
-    if (rc == OK && (rc = copy_word(root, "protocol", run->protocol, sizeof run->protocol, where, err)) == OK &&
-        (rc = copy_word(root, "dtype", run->dtype, sizeof run->dtype, where, err)) == OK &&
-        (rc = copy_string(root, "model", true, &run->model, where, err)) == OK &&
-        (rc = copy_string(root, "predictor", false, &run->predictor, where, err)) == OK &&
-        (rc = copy_string(root, "field", false, &run->field, where, err)) == OK &&
-        (rc = json_get_int(root, "eval_limit", 0, INT64_MAX, &limit, where, err)) == OK &&
-        (rc = json_get_bool(root, "split_blank", &run->split_blank, where, err)) == OK &&
-        (rc = read_corpora(root, run, where, err)) == OK)
-        rc = read_held_out(root, run, where, err);
-    run->eval_limit = (uint64_t)limit;
-    return rc;
-}
-
-int train_run_read(const char *out_dir, struct train_run *out, struct err *err) {
-    char *path = file_join(out_dir, "run.json", err);
-    json_t *root = NULL;
-    *out = (struct train_run){0};
-    int rc = path ? json_read_object(path, RUN_MAX_BYTES, &root, err) : ERR_MEMORY;
-    if (rc == OK)
-        rc = read_object(root, out, path, err);
-    if (rc != OK)
-        train_run_free(out);
-    json_decref(root);
-    free(path);
-    return rc;
+void train_run_free(struct train_run *run) {
+    json_decref(run->object);
+    *run = (struct train_run){0};
 }

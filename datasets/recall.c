@@ -27,7 +27,27 @@ static const char *const VERBS[] = {
     "ran", "walked", "went", "jumped", "flew", "came", "looked", "rolled",
 };
 
+/* What a note can be about, and what it can say. No word stands in two rows, nor among the words of the fillers. */
+enum { N_VALUES = 10 };
+static const struct {
+    const char *name, *values[N_VALUES];
+} SUBJECTS[] = {
+    {"metal", {"iron", "gold", "silver", "copper", "lead", "tin", "steel", "brass", "bronze", "zinc"}},
+    {"month", {"January", "February", "April", "May", "June", "July", "August", "September", "October", "November"}},
+    {"day", {"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "today", "yesterday", "Christmas"}},
+    {"drink", {"tea", "coffee", "wine", "beer", "water", "juice", "cider", "brandy", "rum", "gin"}},
+    {"fruit", {"apple", "pear", "plum", "cherry", "grape", "lemon", "orange", "fig", "peach", "melon"}},
+    {"country", {"France", "England", "Spain", "Italy", "Russia", "India", "China", "Egypt", "Greece", "Turkey"}},
+    {"animal", {"horse", "cow", "sheep", "pig", "goat", "lion", "bear", "wolf", "mouse", "snake"}},
+    {"cloth", {"silk", "wool", "cotton", "linen", "velvet", "lace", "leather", "fur", "satin", "muslin"}},
+    {"sound", {"whisper", "shout", "cry", "song", "laugh", "sigh", "groan", "hum", "whistle", "scream"}},
+    {"weather", {"rain", "snow", "wind", "storm", "sunshine", "fog", "thunder", "hail", "mist", "cloud"}},
+    {"trade", {"baker", "smith", "tailor", "miller", "butcher", "sailor", "soldier", "doctor", "lawyer", "painter"}},
+    {"part", {"hand", "foot", "arm", "leg", "eye", "ear", "nose", "mouth", "knee", "chin"}},
+};
+
 #define N_OF(array) (sizeof(array) / sizeof(array)[0])
+_Static_assert(N_OF(SUBJECTS) == RECALL_MAX_NOTES, "recall.h says how many notes a row can have");
 
 /* Invented words: FIRST x SECOND. */
 static const char *const FIRST[] = {
@@ -152,13 +172,30 @@ static void write_series(const struct recall_options *o, struct draws *d, struct
     put_word(prompt, words[0]);
 }
 
+static void write_notes(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
+    unsigned subjects[N_WORDS], values[RECALL_MAX_NOTES];
+    draw_distinct(d, RECALL_MAX_NOTES, o->n_items, subjects);
+    for (int i = 0; i < o->n_items; i++) {
+        values[i] = draw(d, N_VALUES);
+        str_printf(prompt, "The %s is %s. ", SUBJECTS[subjects[i]].name, SUBJECTS[subjects[i]].values[values[i]]);
+    }
+    put_fillers(prompt, d, o->n_fillers);
+    struct questions q = draw_questions(o, d);
+    for (int i = 0; i < q.n; i++) {
+        unsigned asked = q.asked[i];
+        str_printf(prompt, "%sThe %s was", i ? " " : "", SUBJECTS[subjects[asked]].name);
+        str_printf(answer_of(&q, i, prompt, completion), " %s.", SUBJECTS[subjects[asked]].values[values[asked]]);
+    }
+}
+
 int recall_write(FILE *stream, const struct recall_options *o, struct err *err) {
     enum { RECALL = 0x72656361 };
     static void (*const writers[])(const struct recall_options *, struct draws *, struct str *, struct str *) = {
-        write_facts, write_names, write_copy, write_pairs, write_series};
+        write_facts, write_names, write_copy, write_pairs, write_series, write_notes};
     struct str prompt = {0}, completion = {0};
     int rc = OK;
     ASSERT(o->n_items >= RECALL_MIN_ITEMS && o->n_items <= RECALL_MAX_ITEMS);
+    ASSERT(o->kind != RECALL_NOTES || o->n_items <= RECALL_MAX_NOTES);
     ASSERT(o->n_fillers >= 0 && o->n_fillers <= RECALL_MAX_FILLERS);
     ASSERT(o->n_queries >= 1);
     for (uint64_t row = 0; rc == OK && row < o->n_rows; row++) {

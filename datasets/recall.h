@@ -6,10 +6,12 @@
  *   copy    "Here is a list: cake, boat, ... . ... Here is the same list again:| cake, boat, ... ."
  *   pairs   "Pairs: balan 52, cemer 17, ... . ... Again: cemer 17, balan| 52."
  *   series  "Words: balan cemer ... . ... Again: balan| cemer ... ."
+ *   notes   "The metal is iron. The month is May. ... The month was| May."
  *
  * The part behind | is the completion. In pairs and series what repeats stands right behind what it repeats after, so that
  * copying is all it takes, and the invented words (128) and the numbers can each be one token: even a very small model
- * learns them soon. facts, names and pairs can ask for several items; all answers but the last stand in the prompt. */
+ * learns them soon. In notes every subject has words of its own, so that no comparison within the text is needed: the easiest
+ * of all. facts, names, pairs and notes can ask for several items; all answers but the last stand in the prompt. */
 #ifndef SPKV_DATASETS_RECALL_H
 #define SPKV_DATASETS_RECALL_H
 
@@ -20,15 +22,16 @@
 #include "base/err.h"
 
 /* mixed: facts, names and copy in turn */
-enum recall_kind { RECALL_MIXED, RECALL_FACTS, RECALL_NAMES, RECALL_COPY, RECALL_PAIRS, RECALL_SERIES };
+enum recall_kind { RECALL_MIXED, RECALL_FACTS, RECALL_NAMES, RECALL_COPY, RECALL_PAIRS, RECALL_SERIES,
+                   RECALL_NOTES };
 
-enum { RECALL_MIN_ITEMS = 2, RECALL_MAX_ITEMS = 32, RECALL_MAX_FILLERS = 100000 };
+enum { RECALL_MIN_ITEMS = 2, RECALL_MAX_ITEMS = 32, RECALL_MAX_NOTES = 12 /* items of notes */, RECALL_MAX_FILLERS = 100000 };
 
 struct recall_options {
     enum recall_kind kind;
     uint64_t n_rows, seed;
-    int n_items;     /* facts, names, pairs or list entries in a row, RECALL_MIN_ITEMS to RECALL_MAX_ITEMS */
-    int n_queries;   /* facts, names or pairs asked for, all different; from 1, at most all */
+    int n_items;     /* facts, names, pairs, notes or list entries in a row, RECALL_MIN_ITEMS to RECALL_MAX_ITEMS */
+    int n_queries;   /* facts, names, pairs or notes asked for, all different; from 1, at most all */
     int n_fillers;   /* sentences between them and the question, 0 to RECALL_MAX_FILLERS */
     bool plain_text; /* {"text": ...} instead of {"prompt": ..., "completion": ...} */
 };

@@ -18,6 +18,7 @@
 enum figure_kind {
     FIGURE_LINES, /* one line per series, coloured by its number (layers: the colour bar says which), `all` thick on top */
     FIGURE_RIDGES, /* one filled profile per series above its own base line, the first at the top, same scale for all */
+    FIGURE_CURVES, /* one line per series in a colour of its own, named in the key; up to 6. Gaps are bridged */
     FIGURE_PROFILE, /* `all` as points over x; series 0 and 1 are the ends of a vertical bar at each x */
 };
 

@@ -1,5 +1,6 @@
 /* The gnuplot script of a figure. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "reports/canvas.h"
@@ -190,6 +191,40 @@ static void put_lines(const struct figure *f, struct str *out) {
         put_all(f, "linespoints linewidth 2.6 pointtype 7 pointsize 0.6", out);
 }
 
+static bool is_missing(const struct figure *f, size_t series) {
+    for (size_t i = 0; i < f->n_x; i++)
+        if (!isnan(f->series[series * f->n_x + i]))
+            return false;
+    return true;
+}
+
+/* Curves that are measured now and then have points: a line may rest on few of them. */
+static bool is_sparse(const double *x, size_t n) {
+    size_t n_values = 0;
+    for (size_t i = 0; i < n; i++)
+        n_values += !isnan(x[i]);
+    return 2 * n_values < n || n_values < 20;
+}
+
+/* Colours that differ in hue and lightness (Okabe and Ito's, for all kinds of sight). The key names `series_names`. */
+static void put_curves(const struct figure *f, struct str *out) {
+    static const char *const colors[] = {"#9aa5b1", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#1b1f24"};
+    const char *separator = "";
+    for (size_t k = 0; k < f->n_series; k++) {
+        bool sparse = is_sparse(f->series + k * f->n_x, f->n_x);
+        if (is_missing(f, k))
+            continue;
+        str_puts(out, separator);
+        separator = ", \\\n     ";
+        put_source(f, out);
+        str_printf(out, "1:%zu with %s linewidth %s linecolor rgb '%s' title ", (size_t)column_series(f) + k,
+                   sparse ? "linespoints pointtype 7 pointsize 0.6" : "lines", sparse ? "1.8" : "1.3", colors[k % 6]);
+        char number[32];
+        snprintf(number, sizeof number, "layer %zu", k);
+        figure_put_quoted(out, f->series_names ? f->series_names[k] : number);
+    }
+}
+
 static void put_profile(const struct figure *f, struct str *out) {
     int c = column_series(f);
     if (f->n_series == 2) {
@@ -207,13 +242,6 @@ static double largest_share(const struct figure *f) {
         if (f->series[i] > largest)
             largest = f->series[i];
     return largest > 0 ? largest : 1;
-}
-
-static bool is_missing(const struct figure *f, size_t series) {
-    for (size_t i = 0; i < f->n_x; i++)
-        if (!isnan(f->series[series * f->n_x + i]))
-            return false;
-    return true;
 }
 
 static void put_ridge_axis(const struct figure *f, struct str *out) {
@@ -256,6 +284,8 @@ static void put_plot(const struct figure *f, struct str *out) {
         put_lines(f, out);
     else if (f->kind == FIGURE_RIDGES)
         put_ridges(f, out);
+    else if (f->kind == FIGURE_CURVES)
+        put_curves(f, out);
     else
         put_profile(f, out);
     str_putc(out, '\n');

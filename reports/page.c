@@ -182,6 +182,11 @@ void page_put_run(struct str *page, const struct run *run) {
     str_free(&text);
 }
 
+void page_put_training(struct str *page, const char *summary) {
+    put_element(page, "h2", "Training");
+    put_element(page, "p", summary);
+}
+
 static void put_caption(struct str *page, const char *const *caption, size_t n) {
     str_puts(page, "<figcaption>");
     for (size_t i = 0; i < n; i++) {

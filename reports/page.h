@@ -26,6 +26,9 @@ void page_begin(struct str *page, const char *title, const char *lead);
 /* A section of one run: heading, the numbers in front, the facts of the run. */
 void page_put_run(struct str *page, const struct run *run);
 
+/* A section of one training run: heading and the numbers it ended with. */
+void page_put_training(struct str *page, const char *summary);
+
 void page_put_heading(struct str *page, const char *heading);
 void page_put_note(struct str *page, const char *text);
 void page_begin_fold(struct str *page, const char *summary); /* what follows is folded away, until page_end_fold() */

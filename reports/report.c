@@ -15,6 +15,7 @@
 #include "reports/run_figures.h"
 #include "reports/run_maps.h"
 #include "reports/run_tables.h"
+#include "reports/training_curves.h"
 
 struct report {
     const struct report_options *options;
@@ -56,28 +57,36 @@ static int write_quantity(struct report *r, const struct run *run, const char *d
     return rc;
 }
 
-static int write_figure(struct report *r, const struct run *run, const char *dir, enum run_figure_kind kind,
-                        struct err *err) {
-    struct run_figure f;
+/* Draws a figure and frees it. */
+static int write_figure(struct report *r, struct run_figure *f, const char *dir, struct err *err) {
     struct figure_result result;
     struct str path = {0};
     char *svg = NULL;
     size_t n_svg = 0;
-    int rc = run_figure_create(run, kind, &f, err);
+    int rc = figure_write(&f->figure, dir, r->options->gnuplot, &result, err);
     if (rc != OK)
-        return rc;
-    if ((rc = figure_write(&f.figure, dir, r->options->gnuplot, &result, err)) != OK)
         goto out;
-    str_printf(&path, "%s/%s_plain.svg", dir, f.figure.name);
+    str_printf(&path, "%s/%s_plain.svg", dir, f->figure.name);
     if (result.drawn && (rc = file_read_all(str_text(&path), (size_t)64 << 20, &svg, &n_svg, err)) != OK)
         goto out;
-    page_put_figure(&r->page, &f.figure, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
+    page_put_figure(&r->page, &f->figure, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
     if (!result.drawn && r->options->note)
         r->options->note(r->options->self, result.notice);
 out:
     free(svg);
     str_free(&path);
-    run_figure_free(&f);
+    run_figure_free(f);
+    return rc;
+}
+
+static int write_run_figures(struct report *r, const struct run *run, const char *dir, struct err *err) {
+    int rc = OK;
+    for (int kind = 0; rc == OK && kind < RUN_N_FIGURES; kind++) {
+        struct run_figure f;
+        if (run_has_figure(run, (enum run_figure_kind)kind) &&
+            (rc = run_figure_create(run, (enum run_figure_kind)kind, &f, err)) == OK)
+            rc = write_figure(r, &f, dir, err);
+    }
     return rc;
 }
 
@@ -122,9 +131,8 @@ static int write_run(struct report *r, struct profile *profile, const struct run
                       "Nothing was counted per head: no sequence is long enough to leave the window, or the run is empty.");
     else
         rc = write_quantity(r, run, dir, q[0], err);
-    for (int kind = 0; rc == OK && kind < RUN_N_FIGURES; kind++)
-        if (run_has_figure(run, (enum run_figure_kind)kind))
-            rc = write_figure(r, run, dir, (enum run_figure_kind)kind, err);
+    if (rc == OK)
+        rc = write_run_figures(r, run, dir, err);
     if (n > 1)
         page_begin_fold(&r->page, "Further heatmaps");
     for (size_t i = 1; rc == OK && i < n; i++)
@@ -132,6 +140,22 @@ static int write_run(struct report *r, struct profile *profile, const struct run
     if (n > 1)
         page_end_fold(&r->page);
     return rc == OK ? write_tables(r, profile, run, dir, err) : rc;
+}
+
+static int write_log(struct report *r, const struct training_log *log, const char *dir, struct err *err) {
+    struct str summary = {0};
+    int rc = OK;
+    training_put_summary(log, &summary);
+    page_put_training(&r->page, str_text(&summary));
+    r->page.failed |= summary.failed;
+    str_free(&summary);
+    for (int curve = 0; rc == OK && curve < TRAINING_N_CURVES; curve++) {
+        struct run_figure f;
+        if (training_has_curve(log, (enum training_curve)curve) &&
+            (rc = training_curve_create(log, (enum training_curve)curve, &f, err)) == OK)
+            rc = write_figure(r, &f, dir, err);
+    }
+    return rc;
 }
 
 /* Each run against the first one of the same shape and kind. */
@@ -165,27 +189,38 @@ static void begin_page(struct report *r) {
     if (r->n_runs == 1) {
         str_puts(&title, "KV cache report: ");
         run_put_short_name(&title, r->runs[0].meta->model_path);
-    } else
+    } else if (r->n_runs > 1)
         str_printf(&title, "KV cache report of %zu runs", r->n_runs);
+    else
+        str_puts(&title, "Training report");
     page_begin(&r->page, str_text(&title),
-               "Which layers and heads of a language model keep which part of their key-value cache, measured by running "
-               "text through it.");
+               r->n_runs > 0 ? "Which layers and heads of a language model keep which part of their key-value cache, "
+                               "measured by running text through it."
+                             : "How the losses of a language model and the share of pairs that its key-value cache keeps "
+                               "went while it was trained.");
     r->page.failed |= title.failed;
     str_free(&title);
 }
 
-static int write_runs(struct report *r, struct profile *const *profiles, struct err *err) {
+/* The directory itself, or, when there are several to make, the i-th one in it. */
+static int make_part(const struct report *r, const char *name, size_t i, bool several, struct str *dir, struct err *err) {
+    str_clear(dir);
+    str_puts(dir, r->dir);
+    if (several)
+        str_printf(dir, "/%s%zu", name, i + 1);
+    return dir->failed ? err_memory(err, "a path", dir->len) : file_make_dirs(dir->data, err);
+}
+
+static int write_parts(struct report *r, const struct report_input *input, struct err *err) {
+    struct str dir = {0};
     int rc = OK;
-    for (size_t i = 0; rc == OK && i < r->n_runs; i++) {
-        struct str dir = {0};
-        str_puts(&dir, r->dir);
-        if (r->n_runs > 1)
-            str_printf(&dir, "/run%zu", i + 1);
-        rc = dir.failed ? err_memory(err, "a path", dir.len) : file_make_dirs(dir.data, err);
-        if (rc == OK)
-            rc = write_run(r, profiles[i], &r->runs[i], dir.data, err);
-        str_free(&dir);
-    }
+    for (size_t i = 0; rc == OK && i < r->n_runs; i++)
+        if ((rc = make_part(r, "run", i, r->n_runs > 1, &dir, err)) == OK)
+            rc = write_run(r, input->profiles[i], &r->runs[i], dir.data, err);
+    for (size_t i = 0; rc == OK && i < input->n_logs; i++)
+        if ((rc = make_part(r, "training", i, r->n_runs + input->n_logs > 1, &dir, err)) == OK)
+            rc = write_log(r, input->logs[i], dir.data, err);
+    str_free(&dir);
     return rc;
 }
 
@@ -200,15 +235,15 @@ static int write_page(struct report *r, struct err *err) {
     return rc;
 }
 
-static int write_all(struct report *r, struct profile *const *profiles, struct err *err) {
+static int write_all(struct report *r, const struct report_input *input, struct err *err) {
     int rc;
     for (size_t i = 0; i < r->n_runs; i++) {
-        if ((rc = run_load(profiles[i], &r->runs[i], err)) != OK)
+        if ((rc = run_load(input->profiles[i], &r->runs[i], err)) != OK)
             return rc;
         r->runs[i].number = r->n_runs > 1 ? i + 1 : 0;
     }
     begin_page(r);
-    if ((rc = write_differences(r, err)) != OK || (rc = write_runs(r, profiles, err)) != OK)
+    if ((rc = write_differences(r, err)) != OK || (rc = write_parts(r, input, err)) != OK)
         return rc;
     return write_page(r, err);
 }
@@ -303,8 +338,8 @@ static int publish(const char *temporary, const char *target, struct err *err) {
     return file_publish(temporary, target, err);
 }
 
-int report_write(struct profile *const *profiles, size_t n_profiles, const struct report_options *options, struct err *err) {
-    struct report r = {.options = options, .n_runs = n_profiles};
+int report_write(const struct report_input *input, const struct report_options *options, struct err *err) {
+    struct report r = {.options = options, .n_runs = input->n_profiles};
     char *target = NULL;
     int rc = check_target(options, err);
     if (rc != OK)
@@ -315,16 +350,16 @@ int report_write(struct profile *const *profiles, size_t n_profiles, const struc
     }
     if ((rc = make_temporary(target, &r.dir, err)) != OK)
         goto out;
-    if (!(r.runs = mem_alloc(n_profiles, sizeof *r.runs, "runs", err))) {
+    if (!(r.runs = mem_alloc(r.n_runs, sizeof *r.runs, "runs", err))) {
         rc = ERR_MEMORY;
         goto out;
     }
-    if ((rc = write_all(&r, profiles, err)) == OK)
+    if ((rc = write_all(&r, input, err)) == OK)
         rc = publish(r.dir, target, err);
 out:
     if (rc != OK && r.dir)
         file_remove_tree(r.dir, NULL);
-    for (size_t i = 0; r.runs && i < n_profiles; i++)
+    for (size_t i = 0; r.runs && i < r.n_runs; i++)
         run_free(&r.runs[i]);
     free(r.runs);
     free(r.dir);

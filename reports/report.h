@@ -1,6 +1,7 @@
 /* report.h - a directory with everything there is to see of one or more runs: index.html (complete in itself), heatmaps as
  * PNG, figures with data and script, tables as CSV. With one run the files lie in the directory itself, with several in
- * run1/, run2/, ... and differences (each run minus the first, where the shapes agree) above them.
+ * run1/, run2/, ... and differences (each run minus the first, where the shapes agree) above them. Logs of training are drawn
+ * as curves; their files lie in the directory itself when there is one log and no run, else in training1/, training2/, ...
  *
  * The directory is made beside its place and moved there when it is complete, in one step: whatever happens, what is there
  * is the old report or the new one. One thread. */
@@ -12,6 +13,7 @@
 
 #include "analyze/profile.h"
 #include "base/err.h"
+#include "reports/training_log.h"
 
 struct report_options {
     const char *dir;
@@ -22,6 +24,14 @@ struct report_options {
     void *self;
 };
 
-int report_write(struct profile *const *profiles, size_t n_profiles, const struct report_options *options, struct err *err);
+/* What the report shows, in this order; at least one of them. */
+struct report_input {
+    struct profile *const *profiles;
+    size_t n_profiles;
+    struct training_log *const *logs;
+    size_t n_logs;
+};
+
+int report_write(const struct report_input *input, const struct report_options *options, struct err *err);
 
 #endif

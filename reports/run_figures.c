@@ -9,8 +9,7 @@
 #include "reports/run_maps.h"
 #include "reports/text.h"
 
-/* Room for n_x points of x, from, to, all and n_series series. */
-static int allocate(struct run_figure *f, size_t n_x, size_t n_series, struct err *err) {
+int run_figure_allocate(struct run_figure *f, size_t n_x, size_t n_series, struct err *err) {
     size_t rows, n;
     if (!size_add(n_series, 4, &rows) || !size_mul(rows, n_x, &n))
         return err_memory(err, "a figure", 0);
@@ -51,7 +50,7 @@ static int create_layers(const struct run *run, struct run_figure *f, struct err
     const struct statistics *s = &run->statistics;
     const struct run_quantity *q[RUN_MAX_MAPS];
     size_t n = s->n_layers;
-    int rc = allocate(f, n, 2, err);
+    int rc = run_figure_allocate(f, n, 2, err);
     if (rc != OK)
         return rc;
     run_quantities(run, q);
@@ -137,7 +136,7 @@ static void fill_shares(const struct run *run, size_t first, size_t n_heads, dou
 static int create_utility(const struct run *run, struct run_figure *f, struct err *err) {
     const struct statistics *s = &run->statistics;
     size_t n = run->n_utility_bins, heads = s->n_kv_heads;
-    int rc = allocate(f, n, s->n_layers, err);
+    int rc = run_figure_allocate(f, n, s->n_layers, err);
     if (rc == OK)
         rc = utility_ticks(run, f, err);
     if (rc != OK)
@@ -195,7 +194,7 @@ static size_t used_position_bins(const struct run *run) {
 static int create_positions(const struct run *run, struct run_figure *f, struct err *err) {
     const struct statistics *s = &run->statistics;
     size_t n = used_position_bins(run);
-    int rc = allocate(f, n, s->n_layers, err);
+    int rc = run_figure_allocate(f, n, s->n_layers, err);
     if (rc == OK)
         rc = allocate_ticks(f, n, err);
     if (rc != OK)
@@ -248,7 +247,7 @@ static int create_distance(const struct run *run, struct run_figure *f, struct e
     size_t n = 1, heads = s->n_kv_heads;
     while (n < run->n_distance_bins && edge[n] < s->longest)
         n++;
-    int rc = allocate(f, n, s->n_layers, err);
+    int rc = run_figure_allocate(f, n, s->n_layers, err);
     if (rc != OK)
         return rc;
     for (size_t b = 0; b < n; b++) {
@@ -299,17 +298,21 @@ int run_figure_create(const struct run *run, enum run_figure_kind kind, struct r
     *out = (struct run_figure){0};
     int rc = create[kind](run, out, err);
     run_put_context(run, &out->context);
-    if (rc == OK && (out->context.failed || out->explanation.failed))
+    return run_figure_finish(out, rc, err);
+}
+
+int run_figure_finish(struct run_figure *f, int rc, struct err *err) {
+    if (rc == OK && (f->context.failed || f->explanation.failed))
         rc = err_memory(err, "a caption", 0);
     if (rc != OK) {
-        run_figure_free(out);
+        run_figure_free(f);
         return rc;
     }
-    out->caption[0] = str_text(&out->explanation);
-    out->caption[1] = str_text(&out->context);
-    out->figure.caption = out->caption;
-    out->figure.n_caption = 2;
-    out->figure.mark_title = out->mark_title;
+    f->caption[0] = str_text(&f->explanation);
+    f->caption[1] = str_text(&f->context);
+    f->figure.caption = f->caption;
+    f->figure.n_caption = 2;
+    f->figure.mark_title = f->mark_title;
     return OK;
 }
 

@@ -9,7 +9,9 @@
 #include "reports/figure.h"
 #include "reports/run.h"
 
-/* A figure with its memory. */
+/* A figure with its memory. Makers fill it between the two: room for n_x points of x, from, to, all and n_series series,
+ * everything else at its defaults; then the caption is put in its place, or, after a failure, all is released and rc
+ * returned. */
 struct run_figure {
     struct figure figure;
     double *numbers;            /* x, from, to, all, series */
@@ -18,6 +20,9 @@ struct run_figure {
     char mark_title[64];
     const char *caption[2];
 };
+
+int run_figure_allocate(struct run_figure *f, size_t n_x, size_t n_series, struct err *err);
+int run_figure_finish(struct run_figure *f, int rc, struct err *err);
 
 enum run_figure_kind { RUN_FIGURE_LAYERS, RUN_FIGURE_UTILITY, RUN_FIGURE_POSITIONS, RUN_FIGURE_DISTANCE, RUN_N_FIGURES };
 

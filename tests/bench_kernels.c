@@ -455,8 +455,8 @@ static void bench_attention(const struct yardstick *y, int n_seq, int n_tok, siz
     struct attention_case c = {.args = {.n_seq = n_seq, .row_splits = splits, .q = qkv, .k = qkv + n_heads * head_dim,
                                         .v = qkv + (n_heads + n_kv_heads) * head_dim, .n_rows = n, .n_heads = n_heads,
                                         .n_kv_heads = n_kv_heads, .head_dim = head_dim, .ld_qkv = ld, .window = windows,
-                                        .scale = (float)(1 / sqrt((double)head_dim)), .out = alloc(n * n_heads * head_dim * 4),
-                                        .lse = alloc(n * n_heads * 4)}};
+                                        .scale = (float)(1 / sqrt((double)head_dim)),
+                                        .out = alloc(n * n_heads * head_dim * 4), .lse = alloc(n * n_heads * 4)}};
     c.grad = (struct attend_seq_grad_args){.forward = &c.args, .dout = noise_matrix(n * n_heads * head_dim, DTYPE_F32, 1),
                                            .dq = d, .dk = d + n_heads * head_dim,
                                            .dv = d + (n_heads + n_kv_heads) * head_dim,
@@ -470,8 +470,8 @@ static void bench_attention(const struct yardstick *y, int n_seq, int n_tok, siz
         double flops = (double)n_seq * visible_pairs(&c.args, (size_t)n_tok) * (double)head_dim * 2;
         for (int pass = 0; pass < 2; pass++) {
             char name[128];
-            snprintf(name, sizeof name, "attend_seq%s %d x %d heads %zu/%zu dim %zu window %d %s", pass ? "_grad" : "", n_seq,
-                     n_tok, n_heads, n_kv_heads, head_dim, window, gates[g]);
+            snprintf(name, sizeof name, "attend_seq%s %d x %d heads %zu/%zu dim %zu window %d %s", pass ? "_grad" : "",
+                     n_seq, n_tok, n_heads, n_kv_heads, head_dim, window, gates[g]);
             c.forward = !pass, c.backward = pass;
             seconds[pass] = report(y, name, run_attention, &c, (pass ? 5 : 2) * flops, 0);
         }
@@ -549,7 +549,8 @@ static void bench_training(const struct yardstick *y, size_t n, size_t d_model, 
     t.w = w;
     for (size_t i = 0; i < n; i++)
         t.ids[i] = (int32_t)(i * 7919 % d_ffn);
-    double product = 2.0 * (double)(n * d_model * d_ffn), narrow = 4.0 * (double)(n * d_model), wide = 4.0 * (double)(n * d_ffn);
+    double product = 2.0 * (double)(n * d_model * d_ffn);
+    double narrow = 4.0 * (double)(n * d_model), wide = 4.0 * (double)(n * d_ffn);
     printf("# %zu rows of %zu, %zu wide\n", n, d_model, d_ffn);
     report(y, "linear", run_linear_forward, &t, product, 0);
     report(y, "linear_grad", run_linear_grad, &t, 2 * product, 0);

@@ -62,15 +62,16 @@ static void case_run(const struct op_case *c, bool trains) {
             if (!backend_opens(list[b], dtypes[d], NULL) || (trains && !list[b]->train))
                 continue;
             int n_threads = 1 + (b + d) % 2; /* not 2 everywhere: idle threads spin, and tests share the machine */
-            struct pair p = {backend_open_on(list[b], dtypes[d], n_threads), backend_open(ops_ref(), dtypes[d]),
-                             {.seed = 11}, ""};
-            for (int r = 0; r < 4; r++)
-                for (int k = 0; k < 4; k++) {
-                    snprintf(p.what, sizeof p.what, "%s %s %zux%zu", list[b]->name, dtype_name(dtypes[d]), rows[r], cols[k]);
-                    c->run(&p, rows[r], cols[k]);
-                }
-            backend_close(&p.got);
-            backend_close(&p.want);
+            struct pair p = {.rnd = {.seed = 11}};
+            for (int shape = 0; shape < 16; shape++) { /* a device each: what the guard frees, it keeps locked */
+                size_t n_rows = rows[shape / 4], n_cols = cols[shape % 4];
+                p.got = backend_open_on(list[b], dtypes[d], n_threads);
+                p.want = backend_open(ops_ref(), dtypes[d]);
+                snprintf(p.what, sizeof p.what, "%s %s %zux%zu", list[b]->name, dtype_name(dtypes[d]), n_rows, n_cols);
+                c->run(&p, n_rows, n_cols);
+                backend_close(&p.got);
+                backend_close(&p.want);
+            }
         }
 }
 

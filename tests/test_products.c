@@ -131,9 +131,11 @@ struct size {
     int n_threads;
 };
 
-/* Each crosses one border: one and two tiles of rows, whole and broken tiles of inputs and outputs, one and several
- * blocks of inputs (576 each), rows shared by threads, several passes of rows, threads without work. */
+/* Each crosses one border: few rows and their first tile, one and two tiles of rows, whole and broken tiles of inputs and
+ * outputs, one and several blocks of inputs (576 each), rows shared by threads, several passes of rows, threads without
+ * work. */
 static const struct size sizes[] = {
+    {3, 577, 101, 2}, {4, 1543, 67, 1},  {5, 576, 100, 2},   {8, 61, 13, 1},     {24, 601, 66, 2},  {64, 1543, 50, 2},
     {1, 576, 100, 1}, {1, 1543, 67, 2},  {2, 1536, 65, 2},   {16, 577, 64, 1},   {17, 576, 33, 2},  {33, 600, 129, 1},
     {70, 1152, 96, 2}, {130, 608, 70, 2}, {300, 2050, 40, 1}, {900, 1300, 34, 1}, {500, 64, 70, 3},
 };

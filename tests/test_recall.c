@@ -97,12 +97,24 @@ static void check_series(const char *prompt, const char *completion) {
     assert_int_equal(count(completion, " "), 6);
 }
 
+static void check_notes(const char *prompt, const char *completion) {
+    char subject[32], value[32], note[80], word[80];
+    const char *asked = strrchr(prompt, '.') + 1;
+    assert_int_equal(sscanf(asked, " The %31[a-z] was", subject), 1);
+    assert_int_equal(sscanf(completion, " %31[A-Za-z].", value), 1);
+    snprintf(note, sizeof note, "The %s is %s. ", subject, value);
+    snprintf(word, sizeof word, " %s.", value);
+    assert_int_equal(count(prompt, note), 1);
+    assert_int_equal(count(prompt, word), 1);
+    assert_int_equal(count(prompt, " is "), 7);
+}
+
 static void test_answers(void **state) {
     (void)state;
     struct recall_options options = {.n_rows = 200, .seed = 3, .n_items = 7, .n_queries = 1, .n_fillers = 5};
     static void (*const checks[])(const char *, const char *) = {check_facts, check_names, check_copy, check_pairs,
-                                                                  check_series};
-    for (int i = 0; i < 5; i++) {
+                                                                  check_series, check_notes};
+    for (int i = 0; i < 6; i++) {
         options.kind = (enum recall_kind)(RECALL_FACTS + i);
         each_row(&options, checks[i]);
     }

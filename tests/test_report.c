@@ -79,7 +79,7 @@ static int report(const char *name, struct profile *const *profiles, size_t n, b
                                      .version = " 1.2",
                                      .note = count_note,
                                      .self = n_notes ? n_notes : &ignored};
-    return report_write(profiles, n, &options, err);
+    return report_write(&(struct report_input){.profiles = profiles, .n_profiles = n}, &options, err);
 }
 
 /* Nothing but what is named lies in the directory beside what the tests put there. */

@@ -1,269 +1,204 @@
 #include "train/batches.h"
 
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "train/pieces.h"
 
-struct piece {
-    size_t begin, n_tok; /* in tokens[] */
-    bool marked;         /* scored[] says where the loss counts */
-};
+enum { PERIOD = 1024 }; /* sequences after which the pattern of corpora repeats: shares are exact to 1/PERIOD */
 
-struct corpus_data {
-    double share;
-    int32_t *tokens;
-    uint8_t *scored; /* parallel to tokens */
-    struct piece *pieces;
-    uint32_t *order; /* (n_pieces) of the epoch in hand */
-    size_t n_tok, tokens_cap, scored_cap, n_pieces, pieces_cap;
-    uint64_t epoch, next; /* place: the next piece is order[next] */
-    uint64_t served_tok;
+/* A corpus cut into sequences. */
+struct pool {
+    struct pieces *pieces;
+    size_t *first;      /* (n + 1) the first piece of each sequence */
+    size_t n;
+    double weight;
 };
 
 struct batches {
     struct batches_options options;
-    struct corpus_data *corpora;
-    size_t n_corpora, corpora_cap;
-    XXH3_state_t *hash;
-    uint64_t index; /* of the next micro-batch */
+    struct pool *pools;
+    size_t n_pools, pools_cap;
+    uint32_t corpus_of[PERIOD];  /* of the i-th sequence of a period */
+    uint32_t rank_of[PERIOD];    /* sequences of that corpus before it in the period */
+    uint32_t *per_period;        /* (n_pools) sequences of each corpus in a period */
+    size_t per_period_cap;
+    int *row_splits;             /* of the micro-batch handed out */
     int32_t *ids, *target;
-    int *row_splits;
     uint64_t *sequence_id;
 };
 
-int batches_create(const struct batches_options *options, struct batches **out, struct err *err) {
-    size_t n = (size_t)options->context_len * (size_t)options->n_lines;
+/* --- life ----------------------------------------------------------------------------------------------------------- */
+
+int batches_create(const struct batches_options *o, struct batches **out, struct err *err) {
     struct batches *b = mem_alloc(1, sizeof *b, "training data", err);
+    size_t rows = (size_t)o->max_sequences * (size_t)o->context_len, n_seq = rows / 2; /* a piece has two tokens at least */
     *out = NULL;
     if (!b)
         return ERR_MEMORY;
-    b->options = *options;
-    if (!(b->ids = mem_alloc(n, sizeof *b->ids, "a batch", err)) ||
-        !(b->target = mem_alloc(n, sizeof *b->target, "a batch", err)) ||
-        !(b->row_splits = mem_alloc(n / 2 + 1, sizeof *b->row_splits, "a batch", err)) ||
-        !(b->sequence_id = mem_alloc(n / 2, sizeof *b->sequence_id, "a batch", err))) {
+    b->options = *o;
+    if (!(b->row_splits = mem_alloc(n_seq + 1, sizeof *b->row_splits, "a micro-batch", err)) ||
+        !(b->ids = mem_alloc(rows, sizeof *b->ids, "a micro-batch", err)) ||
+        !(b->target = mem_alloc(rows, sizeof *b->target, "a micro-batch", err)) ||
+        !(b->sequence_id = mem_alloc(n_seq, sizeof *b->sequence_id, "a micro-batch", err))) {
         batches_free(b);
         return ERR_MEMORY;
     }
-    if (!(b->hash = XXH3_createState())) {
-        batches_free(b);
-        return err_memory(err, "training data", sizeof *b);
-    }
-    XXH3_128bits_reset(b->hash);
-    const int64_t shape[] = {options->context_len, options->n_lines, options->answer_only, (int64_t)options->seed};
-    XXH3_128bits_update(b->hash, shape, sizeof shape);
     *out = b;
     return OK;
+}
+
+static void pool_free(struct pool *pool) {
+    pieces_free(pool->pieces);
+    free(pool->first);
 }
 
 void batches_free(struct batches *b) {
     if (!b)
         return;
-    for (size_t i = 0; i < b->n_corpora; i++) {
-        free(b->corpora[i].tokens);
-        free(b->corpora[i].scored);
-        free(b->corpora[i].pieces);
-        free(b->corpora[i].order);
-    }
-    free(b->corpora);
-    XXH3_freeState(b->hash);
+    for (size_t i = 0; i < b->n_pools; i++)
+        pool_free(&b->pools[i]);
+    free(b->pools);
+    free(b->per_period);
+    free(b->row_splits);
     free(b->ids);
     free(b->target);
-    free(b->row_splits);
     free(b->sequence_id);
     free(b);
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------------- */
+/* --- corpora -------------------------------------------------------------------------------------------------------- */
 
-/* Whether the loss of predicting token i of a piece counts. */
-static bool counts(const struct corpus_data *c, const struct piece *p, size_t i) {
-    return i > 0 && (!p->marked || c->scored[p->begin + i]);
-}
-
-static int check_sequence(const struct batches *b, const struct sequence *s, const char *name, struct err *err) {
-    if (s->n_tok > (size_t)b->options.context_len)
-        return err_set(err, ERR_INPUT, name, "sequence %llu has %zu tokens, the context %d",
-                       (unsigned long long)s->index, s->n_tok, b->options.context_len);
-    if (b->options.answer_only && !s->scored)
-        return err_set(err, ERR_INPUT, name, "document %llu has no prompt and completion: a loss on answers only needs rows of "
-                       "both", (unsigned long long)s->document);
-    for (size_t i = 0; i < s->n_tok; i++)
-        if (s->tokens[i] < 0 || s->tokens[i] >= b->options.vocab_size)
-            return err_set(err, ERR_INPUT, name, "token id %d, but the model's vocabulary has %d entries: is the tokenizer of "
-                           "another model beside these weights?", (int)s->tokens[i], b->options.vocab_size);
-    return OK;
-}
-
-static int take_sequence(struct batches *b, struct corpus_data *c, const struct sequence *s, struct err *err) {
-    size_t after = c->n_tok + s->n_tok;
-    bool marked = b->options.answer_only;
-    int rc;
-    if ((rc = mem_grow(&c->tokens, &c->tokens_cap, after, sizeof *c->tokens, "training data", err)) != OK ||
-        (rc = mem_grow(&c->scored, &c->scored_cap, after, 1, "training data", err)) != OK ||
-        (rc = mem_grow(&c->pieces, &c->pieces_cap, c->n_pieces + 1, sizeof *c->pieces, "training data", err)) != OK)
-        return rc;
-    memcpy(c->tokens + c->n_tok, s->tokens, s->n_tok * sizeof *s->tokens);
-    if (marked)
-        memcpy(c->scored + c->n_tok, s->scored, s->n_tok);
-    else
-        memset(c->scored + c->n_tok, 1, s->n_tok);
-    c->pieces[c->n_pieces++] = (struct piece){c->n_tok, s->n_tok, marked};
-    c->n_tok = after;
-    return OK;
-}
-
-static int read_all(struct batches *b, struct corpus_data *c, const struct source *source, const char *name,
-                    struct err *err) {
-    struct sequence s;
-    int end = 0, rc;
-    bool any_loss = false;
-    while ((rc = source->next(source->self, &s, &end, err)) == OK && !end) {
-        if ((rc = check_sequence(b, &s, name, err)) != OK || (rc = take_sequence(b, c, &s, err)) != OK)
-            return rc;
-        const struct piece *p = &c->pieces[c->n_pieces - 1];
-        for (size_t i = 0; i < p->n_tok && !any_loss; i++)
-            any_loss = counts(c, p, i);
-    }
-    if (rc == OK && !any_loss)
-        rc = err_set(err, ERR_INPUT, name, "holds no sequence with a token to predict: a corpus needs at least two tokens");
-    if (rc == OK && c->n_pieces > UINT32_MAX)
-        rc = err_set(err, ERR_INPUT, name, "holds more than %lu sequences", (unsigned long)UINT32_MAX);
-    return rc;
-}
-
-int batches_add(struct batches *b, const struct source *source, const char *name, double share, struct err *err) {
-    int rc = mem_grow(&b->corpora, &b->corpora_cap, b->n_corpora + 1, sizeof *b->corpora, "corpora", err);
-    if (rc != OK)
-        return rc;
-    struct corpus_data *c = &b->corpora[b->n_corpora++];
-    *c = (struct corpus_data){.share = share};
-    if ((rc = read_all(b, c, source, name, err)) != OK)
-        return rc;
-    if (!(c->order = mem_alloc(c->n_pieces, sizeof *c->order, "an order of training data", err)))
+/* Joins consecutive pieces as long as they fit. */
+static int join_pieces(struct pool *pool, int context_len, struct err *err) {
+    size_t n_pieces = pieces_count(pool->pieces), n_tok = 0;
+    if (!(pool->first = mem_alloc(n_pieces + 1, sizeof *pool->first, "training data", err)))
         return ERR_MEMORY;
-    XXH3_128bits_update(b->hash, &share, sizeof share);
-    XXH3_128bits_update(b->hash, c->tokens, c->n_tok * sizeof *c->tokens);
-    XXH3_128bits_update(b->hash, c->scored, c->n_tok);
-    for (size_t i = 0; i < c->n_pieces; i++)
-        XXH3_128bits_update(b->hash, &c->pieces[i].n_tok, sizeof c->pieces[i].n_tok);
-    batches_seek(b, 0);
+    for (size_t i = 0; i < n_pieces; i++) {
+        size_t len = pieces_len(pool->pieces, i);
+        ASSERT(len >= 2 && len <= (size_t)context_len);
+        if (i == 0 || n_tok + len > (size_t)context_len) {
+            pool->first[pool->n++] = i;
+            n_tok = 0;
+        }
+        n_tok += len;
+    }
+    pool->first[pool->n] = n_pieces;
     return OK;
+}
+
+static double mean_len(const struct pool *pool) {
+    return (double)pieces_n_tok(pool->pieces) / (double)pool->n;
+}
+
+/* Spreads the corpora over a period: each place goes to the corpus that is furthest behind its share of tokens. */
+static void mix(struct batches *b) {
+    double total = 0;
+    for (size_t c = 0; c < b->n_pools; c++)
+        total += b->pools[c].weight / mean_len(&b->pools[c]);
+    memset(b->per_period, 0, b->n_pools * sizeof *b->per_period);
+    for (size_t i = 0; i < PERIOD; i++) {
+        size_t best = 0;
+        double most = -INFINITY;
+        for (size_t c = 0; c < b->n_pools; c++) {
+            double share = b->pools[c].weight / mean_len(&b->pools[c]) / total;
+            double behind = share * (double)(i + 1) - b->per_period[c];
+            if (behind > most) {
+                most = behind;
+                best = c;
+            }
+        }
+        b->corpus_of[i] = (uint32_t)best;
+        b->rank_of[i] = b->per_period[best]++;
+    }
+}
+
+int batches_add(struct batches *b, const char *name, double weight, const struct source *source, struct err *err) {
+    struct pool pool = {.weight = weight};
+    ASSERT(weight > 0);
+    int rc = pieces_read(source, name, b->options.vocab_size, 0, &pool.pieces, err);
+    if (rc == OK && pieces_n_tok(pool.pieces) < (size_t)b->options.context_len)
+        rc = err_set(err, ERR_INPUT, name, "the corpus has %zu tokens, less than one sequence of %d (give more text, or a "
+                     "shorter context)", pieces_n_tok(pool.pieces), b->options.context_len);
+    if (rc == OK && b->options.answer_only && !pieces_scored_apart(pool.pieces))
+        rc = err_set(err, ERR_INPUT, name, "no row has a prompt and an answer, so that there is no loss on answers only");
+    if (rc == OK)
+        rc = join_pieces(&pool, b->options.context_len, err);
+    if (rc == OK)
+        rc = mem_grow(&b->pools, &b->pools_cap, b->n_pools + 1, sizeof *b->pools, "training data", err);
+    if (rc == OK)
+        rc = mem_grow(&b->per_period, &b->per_period_cap, b->n_pools + 1, sizeof *b->per_period, "training data", err);
+    if (rc != OK) {
+        pool_free(&pool);
+        return rc;
+    }
+    b->pools[b->n_pools++] = pool;
+    mix(b);
+    return OK;
+}
+
+/* --- order ---------------------------------------------------------------------------------------------------------- */
+
+struct batches_place batches_place(const struct batches *b, uint64_t i) {
+    size_t slot = i % PERIOD, corpus = b->corpus_of[slot];
+    uint64_t n = b->pools[corpus].n;
+    uint64_t nth = i / PERIOD * b->per_period[corpus] + b->rank_of[slot], epoch = nth / n;
+    return (struct batches_place){corpus, epoch, rng_permute(b->options.seed, (uint64_t)corpus << 40 | epoch, n, nth % n)};
+}
+
+void batches_get(struct batches *b, uint64_t first, int n, struct micro_batch *out) {
+    int n_rows = 0, n_seq = 0;
+    ASSERT(n >= 1 && n <= b->options.max_sequences && b->n_pools > 0);
+    for (uint64_t i = first; i < first + (uint64_t)n; i++) {
+        struct batches_place at = batches_place(b, i);
+        const struct pool *pool = &b->pools[at.corpus];
+        for (size_t p = pool->first[at.sequence]; p < pool->first[at.sequence + 1]; p++) {
+            b->row_splits[n_seq] = n_rows;
+            b->sequence_id[n_seq++] = i << 24 | (p - pool->first[at.sequence]);
+            n_rows += (int)pieces_get(pool->pieces, p, b->options.answer_only, b->ids + n_rows, b->target + n_rows);
+        }
+    }
+    b->row_splits[n_seq] = n_rows;
+    *out = (struct micro_batch){.n_seq = n_seq, .row_splits = b->row_splits, .ids = b->ids, .target = b->target,
+                                .sequence_id = b->sequence_id};
+}
+
+struct batches_size batches_measure(struct batches *b, uint64_t first, int n) {
+    struct batches_size size = {0};
+    for (uint64_t i = first; i < first + (uint64_t)n; i++) {
+        struct micro_batch batch;
+        batches_get(b, i, 1, &batch);
+        int n_rows = batch.row_splits[batch.n_seq];
+        size.n_rows += (uint64_t)n_rows;
+        for (int r = 0; r < n_rows; r++)
+            size.n_predicted += batch.target[r] >= 0;
+    }
+    return size;
 }
 
 uint64_t batches_n_tok(const struct batches *b) {
     uint64_t n = 0;
-    for (size_t i = 0; i < b->n_corpora; i++)
-        n += b->corpora[i].n_tok;
+    for (size_t i = 0; i < b->n_pools; i++)
+        n += pieces_n_tok(b->pools[i].pieces);
     return n;
 }
 
-uint64_t batches_n_pieces(const struct batches *b) {
-    uint64_t n = 0;
-    for (size_t i = 0; i < b->n_corpora; i++)
-        n += b->corpora[i].n_pieces;
-    return n;
+size_t batches_n_sequences(const struct batches *b, size_t corpus) {
+    return b->pools[corpus].n;
 }
 
 void batches_hash(const struct batches *b, char hex[33]) {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(b->hash));
-    for (size_t i = 0; i < sizeof canonical.digest; i++) {
-        hex[2 * i] = "0123456789abcdef"[canonical.digest[i] >> 4];
-        hex[2 * i + 1] = "0123456789abcdef"[canonical.digest[i] & 15];
+    XXH128_hash_t sum = {b->options.seed, (uint64_t)b->options.answer_only};
+    for (size_t i = 0; i < b->n_pools; i++) {
+        uint64_t link[] = {sum.low64, sum.high64, pieces_hash(b->pools[i].pieces), 0};
+        memcpy(&link[3], &b->pools[i].weight, sizeof link[3]);
+        sum = XXH3_128bits(link, sizeof link);
     }
-    hex[32] = 0;
-}
-
-/* ---- order ----------------------------------------------------------------------------------------------------------- */
-
-/* Fisher and Yates's shuffle; draw i is a pure function of (seed, corpus, epoch, i). */
-static void shuffle(const struct batches *b, struct corpus_data *c) {
-    uint32_t corpus = (uint32_t)(c - b->corpora);
-    for (size_t i = 0; i < c->n_pieces; i++)
-        c->order[i] = (uint32_t)i;
-    for (size_t i = c->n_pieces; i > 1; i--) {
-        struct rng_block r = rng_philox(b->options.seed, (struct rng_block){{(uint32_t)c->epoch, (uint32_t)(c->epoch >> 32),
-                                                                             corpus, (uint32_t)i}});
-        uint64_t wide = (uint64_t)r.v[0] << 32 | r.v[1];
-        size_t j = (size_t)(wide % i); /* a bias of at most i / 2^64 */
-        uint32_t swap = c->order[i - 1];
-        c->order[i - 1] = c->order[j];
-        c->order[j] = swap;
-    }
-}
-
-/* The corpus that is furthest behind its share; ties go to the first. */
-static struct corpus_data *next_corpus(struct batches *b) {
-    struct corpus_data *best = &b->corpora[0];
-    for (size_t i = 1; i < b->n_corpora; i++)
-        if ((double)b->corpora[i].served_tok / b->corpora[i].share < (double)best->served_tok / best->share)
-            best = &b->corpora[i];
-    return best;
-}
-
-static const struct piece *peek(const struct corpus_data *c) {
-    return &c->pieces[c->order[c->next]];
-}
-
-static void advance(struct batches *b, struct corpus_data *c) {
-    c->served_tok += peek(c)->n_tok;
-    if (++c->next == c->n_pieces) {
-        c->next = 0;
-        c->epoch++;
-        shuffle(b, c);
-    }
-}
-
-static size_t write_piece(struct batches *b, const struct corpus_data *c, size_t row) {
-    const struct piece *p = peek(c);
-    memcpy(b->ids + row, c->tokens + p->begin, p->n_tok * sizeof *b->ids);
-    for (size_t i = 0; i < p->n_tok; i++)
-        b->target[row + i] = i + 1 < p->n_tok && counts(c, p, i + 1) ? c->tokens[p->begin + i + 1] : -1;
-    return p->n_tok;
-}
-
-/* Walks through one micro-batch, writing it where `out` is given. */
-static void walk(struct batches *b, struct micro_batch *out) {
-    size_t row = 0;
-    int n_seq = 0;
-    for (int line = 0; line < b->options.n_lines; line++) {
-        size_t left = (size_t)b->options.context_len;
-        for (struct corpus_data *c = next_corpus(b); peek(c)->n_tok <= left; c = next_corpus(b)) {
-            left -= peek(c)->n_tok;
-            if (out) {
-                b->row_splits[n_seq] = (int)row;
-                b->sequence_id[n_seq] = b->index << 20 | (uint64_t)n_seq;
-                row += write_piece(b, c, row);
-                n_seq++;
-            }
-            advance(b, c);
-        }
-    }
-    b->row_splits[n_seq] = (int)row;
-    if (out)
-        *out = (struct micro_batch){.n_seq = n_seq, .row_splits = b->row_splits, .ids = b->ids, .target = b->target,
-                                    .sequence_id = b->sequence_id};
-    b->index++;
-}
-
-void batches_seek(struct batches *b, uint64_t index) {
-    if (index < b->index || index == 0) {
-        b->index = 0;
-        for (size_t i = 0; i < b->n_corpora; i++) {
-            b->corpora[i].epoch = b->corpora[i].next = b->corpora[i].served_tok = 0;
-            shuffle(b, &b->corpora[i]);
-        }
-    }
-    while (b->index < index)
-        walk(b, NULL);
-}
-
-struct micro_batch batches_next(struct batches *b) {
-    struct micro_batch out;
-    walk(b, &out);
-    return out;
+    snprintf(hex, 33, "%016" PRIx64 "%016" PRIx64, (uint64_t)sum.high64, (uint64_t)sum.low64);
 }

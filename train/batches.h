@@ -1,11 +1,10 @@
-/* batches.h - the training data of a run: token pieces of one or several corpora in memory, and the micro-batches that they
- * make in shuffled order.
+/* batches.h - training data: pieces of documents joined to sequences of at most context_len tokens, in an endless order that
+ * is a pure function of the seed, so that a resumed run needs nothing but its step.
  *
- * A piece is a sequence of a source: a document, or a part of one, of at most context_len tokens. Pieces of a corpus come in
- * an order shuffled anew in every epoch by (seed, corpus, epoch). The next piece is taken from the corpus that is furthest
- * behind its share of tokens. A line of a micro-batch holds as many pieces, one after the other, as fit into context_len
- * tokens; attention and positions begin anew with each. So the data of a step is a pure function of sources, shares, seed
- * and step number, whatever a run has seen before. One thread. */
+ * A sequence is a run of consecutive pieces that fit context_len together, each with row_splits of its own: documents never
+ * see each other, every piece is what an evaluation would feed, and every token is in exactly one sequence. In each pass
+ * over a corpus its sequences come in another random order (rng_permute). Corpora are mixed evenly by their weights, the
+ * shares of tokens. One thread. */
 #ifndef SPKV_TRAIN_BATCHES_H
 #define SPKV_TRAIN_BATCHES_H
 
@@ -13,37 +12,46 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/err.h"
 #include "engine/source.h"
 #include "train/gradient.h"
 
 struct batches;
 
 struct batches_options {
-    int context_len;   /* tokens of a line */
-    int n_lines;       /* of a micro-batch */
-    bool answer_only;  /* loss where a sequence's `scored` says; sequences without it are refused */
-    int vocab_size;    /* ids must be below (ERR_INPUT) */
+    int vocab_size, context_len;
+    int max_sequences; /* of one micro-batch */
+    bool answer_only;  /* loss only where the source says that it counts */
     uint64_t seed;
 };
 
 int batches_create(const struct batches_options *options, struct batches **out, struct err *err);
-void batches_free(struct batches *b);
+void batches_free(struct batches *batches); /* NULL is fine */
 
-/* Reads a source to its end as one corpus called `name` with a share of the tokens, relative to the others'. ERR_INPUT where
- * there is no piece of two tokens, none with a loss, or a piece longer than context_len. */
-int batches_add(struct batches *b, const struct source *source, const char *name, double share, struct err *err);
+/* Reads a corpus to its end; its pieces are at most context_len long. weight > 0. ERR_INPUT at `name` when it holds fewer
+ * tokens than one sequence, or, with answer_only, no answer. */
+int batches_add(struct batches *batches, const char *name, double weight, const struct source *source, struct err *err);
 
-/* Sets what the next call gives: micro-batch `index` from 0. Cheap enough for a resumed run: only lengths are walked. */
-void batches_seek(struct batches *b, uint64_t index);
+/* Sequences first .. first + n - 1 of the endless order, n <= max_sequences. Borrowed until the next call. */
+void batches_get(struct batches *batches, uint64_t first, int n, struct micro_batch *out);
 
-/* The next micro-batch, borrowed until the next call. */
-struct micro_batch batches_next(struct batches *b);
+/* Of the same sequences: tokens, and predictions that count. */
+struct batches_size {
+    uint64_t n_rows, n_predicted;
+};
+struct batches_size batches_measure(struct batches *batches, uint64_t first, int n);
 
-uint64_t batches_n_tok(const struct batches *b);    /* tokens of all pieces */
-uint64_t batches_n_pieces(const struct batches *b);
+/* Where sequence i of the order lies: corpus, pass over it, and the sequence's number in the corpus. */
+struct batches_place {
+    size_t corpus;
+    uint64_t epoch, sequence;
+};
+struct batches_place batches_place(const struct batches *batches, uint64_t i);
 
-/* XXH3-128 over every corpus's tokens, lengths and share and over the options, in canonical hex: two runs with equal hashes
- * see equal data. */
-void batches_hash(const struct batches *b, char hex[33]);
+uint64_t batches_n_tok(const struct batches *batches);  /* over all corpora */
+size_t batches_n_sequences(const struct batches *batches, size_t corpus);
+
+/* Of the data and its order, canonical lower-case hex. */
+void batches_hash(const struct batches *batches, char hex[33]);
 
 #endif

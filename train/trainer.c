@@ -6,254 +6,376 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "train/evaluate.h"
+#include "engine/run.h"
+#include "train/gradient.h"
+#include "train/params.h"
+#include "train/state.h"
 
-enum { DIVERGED_STEPS = 50 }; /* in a row above DIVERGED_FACTOR times the mean */
-static const double DIVERGED_FACTOR = 3, MEAN_DECAY = 0.99;
+enum { EVAL_BATCH = 4, EVAL_CHUNK = 512, DIVERGED_STEPS = 50 };
 
 struct trainer {
     const struct trainer_options *o;
     const struct schedule *s;
+    struct params *params;
     struct gradient *gradient;
     struct train_log *log;
+    struct pieces_reader eval;
     struct progress_state progress;
-    int64_t saved_step;
-    double mean_loss; /* running, NaN before the first step */
-    int n_high;       /* steps in a row far above it */
-    struct lane_counts {
-        uint64_t *left, *far; /* (n_layers, n_kv_heads) of the step in hand */
-        double *density;
-    } lanes;
-    uint64_t n_open, n_gates, n_left, n_far, n_rows, n_predicted;
-    double nll_sum;
+    size_t n_lanes;              /* layers x KV heads */
+    size_t n_gates;              /* lanes with a gate: those of layers without a sliding window of their own */
+    int64_t saved_step;          /* of OUT/checkpoint, 0 = none */
+    double mean_loss;            /* running, NaN before the first step */
+    int n_above;                 /* steps in a row far above it */
+    uint64_t *n_open, *n_left, *n_far; /* (n_lanes) of the step */
+    double *density;             /* (n_lanes) for the log */
 };
 
-static size_t n_lanes(const struct trainer *t) {
-    const struct model_config *c = t->o->params->model->config;
-    return (size_t)c->n_layers * (size_t)c->n_kv_heads;
+struct batches_options trainer_batches(const struct schedule *s, int vocab_size) {
+    return (struct batches_options){.vocab_size = vocab_size,
+                                    .context_len = s->context_len,
+                                    .max_sequences = s->sequences / s->accumulation,
+                                    .answer_only = s->answer_only,
+                                    .seed = s->seed};
 }
 
 static double ratio(uint64_t a, uint64_t b) {
     return b ? (double)a / (double)b : (double)NAN;
 }
 
-/* ---- one step -------------------------------------------------------------------------------------------------------- */
-
-static void step_clear(struct trainer *t) {
-    t->n_open = t->n_gates = t->n_left = t->n_far = t->n_rows = t->n_predicted = 0;
-    t->nll_sum = 0;
-    memset(t->lanes.left, 0, n_lanes(t) * sizeof *t->lanes.left);
-    memset(t->lanes.far, 0, n_lanes(t) * sizeof *t->lanes.far);
+static uint64_t sum_of(const uint64_t *counts, size_t n) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += counts[i];
+    return sum;
 }
 
-static void step_count(struct trainer *t, const struct gradient_result *r) {
-    const struct model_config *c = t->o->params->model->config;
-    t->nll_sum += r->nll_sum;
-    t->n_predicted += r->n_predicted;
-    t->n_rows += r->n_rows;
-    for (size_t i = 0; schedule_gated(t->s) && i < n_lanes(t); i++) {
-        if (c->layers[i / (size_t)c->n_kv_heads].sliding_window > 0)
-            continue;
-        t->n_gates += r->n_rows;
-        t->n_open += r->n_open[i];
-        t->n_left += t->lanes.left[i] += r->n_left[i], t->n_far += t->lanes.far[i] += r->n_far[i];
+/* --- one step ------------------------------------------------------------------------------------------------------- */
+
+/* Loss and densities of the step so far. */
+struct step_sums {
+    double nll_sum;
+    uint64_t n_predicted, n_rows;
+};
+
+static void add_result(struct trainer *t, const struct gradient_result *r, struct step_sums *sums) {
+    sums->nll_sum += r->nll_sum;
+    sums->n_predicted += r->n_predicted;
+    sums->n_rows += r->n_rows;
+    for (size_t i = 0; i < t->n_lanes; i++) {
+        t->n_open[i] += r->n_open[i];
+        t->n_left[i] += r->n_left[i];
+        t->n_far[i] += r->n_far[i];
     }
 }
 
-/* Adds the gradients of all micro-batches. The loss is a mean over the predicted tokens of the whole step, which are not
- * known before the last micro-batch: gradients are of sums, and divided when the optimiser takes them. */
-static int step_gradients(struct trainer *t, const struct gates *gates, struct err *err) {
-    int rc = OK;
-    step_clear(t);
-    params_zero_grad(t->o->params);
-    for (int i = 0; i < t->s->accumulation && rc == OK; i++) {
-        struct micro_batch batch = batches_next(t->o->batches);
-        struct gradient_result r;
-        uint64_t n_targets = 0;
-        for (int row = 0; row < batch.row_splits[batch.n_seq]; row++)
-            n_targets += batch.target[row] >= 0;
-        if ((rc = gradient_add(t->gradient, &batch, gates, 1, (double)n_targets, &r, err)) == OK)
-            step_count(t, &r);
-    }
-    return rc;
-}
-
-/* The last good state, for messages about the step after it. */
-static int diverged(const struct trainer *t, struct err *err, const char *what) {
-    return err_set(err, ERR_INPUT, t->o->out_dir, "step %lld: %s; %s%lld. Try a lower learning_rate or clip_norm",
-                   (long long)t->progress.step + 1, what,
-                   t->saved_step ? "the last good state is the saved one of step " : "nothing was saved since step ",
-                   (long long)t->saved_step);
-}
-
-static int check_loss(struct trainer *t, double loss, struct err *err) {
-    if (isnan(t->mean_loss))
-        t->mean_loss = loss;
-    t->n_high = loss > DIVERGED_FACTOR * t->mean_loss ? t->n_high + 1 : 0;
-    t->mean_loss = MEAN_DECAY * t->mean_loss + (1 - MEAN_DECAY) * (t->n_high ? t->mean_loss : loss);
-    return t->n_high >= DIVERGED_STEPS ? diverged(t, err, "the loss has stayed above three times its mean") : OK;
-}
-
-static int step_update(struct trainer *t, const struct schedule_point *point, double *norm, struct err *err) {
+static int add_gradients(struct trainer *t, int64_t step, const struct gates *gates, struct step_sums *sums,
+                         struct err *err) {
     const struct schedule *s = t->s;
-    double scale = t->n_predicted ? 1 / (double)t->n_predicted : 0;
-    int rc = params_grad_norm(t->o->params, scale, norm, err);
-    if (rc == ERR_INPUT) {
-        char what[256];
-        snprintf(what, sizeof what, "%.80s: %.160s", err->where, err->message);
-        return diverged(t, err, what);
+    int n = s->sequences / s->accumulation, rc = OK;
+    uint64_t first = (uint64_t)(step - 1) * (uint64_t)s->sequences;
+    struct batches_size size = batches_measure(t->o->data, first, s->sequences);
+    double loss_scale = size.n_predicted ? 1 / (double)size.n_predicted : 0;
+    *sums = (struct step_sums){0};
+    memset(t->n_open, 0, t->n_lanes * sizeof *t->n_open);
+    memset(t->n_left, 0, t->n_lanes * sizeof *t->n_left);
+    memset(t->n_far, 0, t->n_lanes * sizeof *t->n_far);
+    params_zero_grad(t->params);
+    for (int i = 0; i < s->accumulation && rc == OK; i++) {
+        struct micro_batch batch;
+        struct gradient_result result;
+        batches_get(t->o->data, first + (uint64_t)(i * n), n, &batch);
+        double share = (double)batch.row_splits[batch.n_seq] / (double)size.n_rows;
+        if ((rc = gradient_add(t->gradient, &batch, gates, loss_scale, share, &result, err)) == OK)
+            add_result(t, &result, sums);
     }
-    if (rc == OK)
-        params_update(t->o->params, &(struct params_step){
-            .lr_model = point->lr_model, .lr_predictor = point->lr_predictor, .beta1 = s->beta1, .beta2 = s->beta2,
-            .eps = s->epsilon, .decay_model = s->weight_decay, .decay_predictor = s->predictor_weight_decay,
-            .grad_scale = s->clip_norm > 0 && *norm > s->clip_norm ? scale * s->clip_norm / *norm : scale,
-            .step = t->progress.step + 1, .freeze_predictor = point->freeze_predictor});
     return rc;
 }
 
-static int step_run(struct trainer *t, struct train_log_row *row, struct err *err) {
-    struct schedule_point point = schedule_at(t->s, t->progress.step + 1);
-    double density_weight = point.density_weight * t->progress.control.factor;
-    const struct gates gates = {.mode = point.mode, .blend = point.blend, .sample_clip = t->s->sample_clip,
-                                .seed = t->s->seed, .density_weight = density_weight,
-                                .freeze_predictor = point.freeze_predictor};
-    uint64_t start = clock_us();
-    double norm = 0;
-    int rc = step_gradients(t, &gates, err);
-    if (rc == ERR_INPUT) {
-        char what[256];
-        snprintf(what, sizeof what, "%.200s", err->message);
-        return diverged(t, err, what);
+/* One scalar a layer: every KV head gets the mean gradient, so that equal biases stay equal. */
+static int tie_layers(struct trainer *t, struct err *err) {
+    const struct model *m = t->o->model;
+    for (size_t i = 0; i < t->params->n; i++) {
+        const struct param *p = &t->params->list[i];
+        float grad[1024], sum = 0;
+        if (p->group != PARAM_PREDICTOR)
+            continue;
+        ASSERT(p->n <= sizeof grad / sizeof *grad);
+        m->ops->download(m->dev, grad, p->grad, p->n * sizeof *grad);
+        int rc = m->ops->sync(m->dev, err);
+        if (rc != OK)
+            return rc;
+        for (size_t k = 0; k < p->n; k++)
+            sum += grad[k];
+        for (size_t k = 0; k < p->n; k++)
+            grad[k] = sum / (float)p->n;
+        m->ops->upload(m->dev, p->grad, grad, p->n * sizeof *grad);
     }
-    double loss = t->nll_sum / (double)t->n_predicted, density = ratio(t->n_far, t->n_left);
-    if (rc != OK || (rc = step_update(t, &point, &norm, err)) != OK || (rc = check_loss(t, loss, err)) != OK)
-        return rc;
-    if (point.mode == GATES_SOFT || point.mode == GATES_SAMPLED)
-        t->progress.control = density_control_next(t->s, t->progress.control, density);
-    t->progress.step++;
-    t->progress.n_tok += t->n_rows;
-    *row = (struct train_log_row){
-        .step = t->progress.step, .n_tok = t->progress.n_tok, .loss = loss, .lr_model = point.lr_model,
-        .lr_predictor = point.lr_predictor, .blend = point.blend, .density_weight = density_weight,
-        .gate_density = ratio(t->n_open, t->n_gates), .long_range_density = density, .grad_norm = norm,
-        .tok_per_s = (double)t->n_rows * 1e6 / (double)(clock_us() - start), .eval_nll_hard = NAN, .eval_nll_full = NAN,
-        .eval_gate_density = NAN, .eval_long_range_density = NAN};
     return OK;
 }
 
-/* ---- the run --------------------------------------------------------------------------------------------------------- */
-
-static int save(struct trainer *t, struct err *err) {
-    const struct trainer_options *o = t->o;
-    if (t->saved_step == t->progress.step)
-        return OK;
-    int rc = state_save(&(struct state_save){.out_dir = o->out_dir, .source = o->source, .params = o->params,
-                                             .schedule = t->s, .progress = &t->progress, .dtype = o->save_dtype,
-                                             .protocol = o->protocol, .version = o->version, .commit = o->commit}, err);
-    if (rc == OK)
-        t->saved_step = t->progress.step;
-    return rc;
+/* Clips as torch.nn.utils.clip_grad_norm_ does. */
+static void update(struct trainer *t, int64_t step, const struct schedule_point *point, double norm) {
+    const struct schedule *s = t->s;
+    double clip = s->clip_norm > 0 ? fmin(1, s->clip_norm / (norm + 1e-6)) : 1;
+    params_update(t->params, &(struct params_step){
+        .lr_model = point->lr_model, .lr_predictor = point->lr_predictor, .beta1 = s->beta1, .beta2 = s->beta2,
+        .eps = s->epsilon, .decay_model = s->weight_decay, .decay_predictor = s->predictor_weight_decay,
+        .grad_scale = clip, .step = step, .freeze_predictor = point->freeze_predictor});
 }
 
-static bool due(int64_t step, int64_t every, int64_t last) {
-    return step == last || (every > 0 && step % every == 0);
+/* A loss that stays far above its running mean: at least a nat, as the first hard steps may be a multiple of almost 0. */
+static int check_loss(struct trainer *t, double loss, struct err *err) {
+    if (isnan(loss))
+        return OK;
+    if (isnan(t->mean_loss))
+        t->mean_loss = loss;
+    if (loss <= 3 * t->mean_loss || loss <= t->mean_loss + 1) {
+        t->mean_loss = 0.98 * t->mean_loss + 0.02 * loss;
+        t->n_above = 0;
+        return OK;
+    }
+    if (++t->n_above < DIVERGED_STEPS)
+        return OK;
+    return err_set(err, ERR_INPUT, "", "the loss is %.4g, and has been above 3x its running mean of %.4g for %d steps "
+                   "(try a smaller learning rate)", loss, t->mean_loss, DIVERGED_STEPS);
+}
+
+static void fill_row(const struct trainer *t, const struct schedule_point *point, const struct step_sums *sums,
+                     struct train_log_row *row) {
+    bool gated = t->o->policy->scorer == SCORER_PREDICTOR;
+    row->n_tok = t->progress.n_tok;
+    row->loss = sums->n_predicted ? sums->nll_sum / (double)sums->n_predicted : (double)NAN;
+    row->lr_model = t->s->trained != TRAIN_PREDICTOR ? point->lr_model : 0;
+    row->lr_predictor = point->freeze_predictor ? 0 : point->lr_predictor;
+    row->blend = gated ? point->blend : (double)NAN;
+    row->density_weight = point->density_weight * t->progress.control.factor;
+    row->gate_density = gated ? ratio(sum_of(t->n_open, t->n_lanes), sums->n_rows * t->n_gates) : (double)NAN;
+    row->long_range_density = ratio(sum_of(t->n_far, t->n_lanes), sum_of(t->n_left, t->n_lanes));
+}
+
+/* Forward, backward, update; fills the row. */
+static int train_step(struct trainer *t, int64_t step, struct train_log_row *row, struct err *err) {
+    const struct schedule *s = t->s;
+    struct schedule_point point = schedule_at(s, step);
+    struct gates gates = {.mode = point.mode, .blend = point.blend, .sample_clip = s->sample_clip, .seed = s->seed,
+                          .density_weight = point.density_weight * t->progress.control.factor,
+                          .freeze_predictor = point.freeze_predictor};
+    struct step_sums sums;
+    uint64_t start = clock_us();
+    int rc = add_gradients(t, step, &gates, &sums, err);
+    if (rc == OK && s->predictor_kind == PREDICTOR_STATIC_LAYER && !point.freeze_predictor)
+        rc = tie_layers(t, err);
+    if (rc == OK)
+        rc = params_grad_norm(t->params, 1, &row->grad_norm, err);
+    if (rc != OK)
+        return rc;
+    update(t, step, &point, row->grad_norm);
+    if ((rc = t->o->model->ops->sync(t->o->model->dev, err)) != OK)
+        return rc;
+    t->progress.step = row->step = step;
+    t->progress.n_tok += sums.n_rows;
+    fill_row(t, &point, &sums, row);
+    row->tok_per_s = (double)sums.n_rows * 1e6 / (double)(clock_us() - start + 1);
+    if (!point.freeze_predictor)
+        t->progress.control = density_control_next(s, t->progress.control, row->long_range_density);
+    return check_loss(t, row->loss, err);
+}
+
+/* --- evaluation ----------------------------------------------------------------------------------------------------- */
+
+static int add_sequence(void *self, const struct sequence_report *r, struct err *err) {
+    struct trainer *t = self;
+    (void)err;
+    for (size_t i = 0; i < t->n_lanes; i++) {
+        t->n_left[i] += r->n_left_window[i];
+        t->n_far[i] += r->n_kept[i];
+    }
+    return OK;
+}
+
+static int add_gates(void *self, const struct gate_report *r, struct err *err) {
+    struct trainer *t = self;
+    size_t n = r->n * (size_t)r->n_kv_heads;
+    (void)err;
+    for (int l = 0; l < r->n_layers && r->open; l++)
+        for (size_t i = 0; i < n && r->gated[l]; i++)
+            t->n_open[(size_t)l * (size_t)r->n_kv_heads + i % (size_t)r->n_kv_heads] +=
+                r->open[(size_t)l * r->layer_stride + i];
+    return OK;
+}
+
+/* Mean loss of the held-out text under a policy. */
+static int run_eval(struct trainer *t, const struct policy *policy, const struct observer *observer, double *nll,
+                    uint64_t *n_tok, struct err *err) {
+    struct source source = pieces_reader_source(&t->eval);
+    struct run_options options = {.policy = policy, .batch = EVAL_BATCH, .chunk = EVAL_CHUNK,
+                                  .max_len = t->s->context_len, .n_shards = 1};
+    struct run_totals totals = {0};
+    int rc = run_source(t->o->model, &source, observer, &options, &totals, err);
+    *nll = totals.n_predicted ? totals.nll_sum / (double)totals.n_predicted : (double)NAN;
+    *n_tok = totals.n_tok;
+    return rc;
 }
 
 static int evaluate(struct trainer *t, struct train_log_row *row, struct err *err) {
-    const struct trainer_options *o = t->o;
-    struct evaluation hard = {0}, full = {0};
-    int rc = evaluate_run(o->params->model, o->full, o->held_out, t->s->context_len, &full, err);
-    row->eval_nll_full = full.nll;
-    if (rc != OK || !o->hard)
-        return rc;
-    if ((rc = evaluate_run(o->params->model, o->hard, o->held_out, t->s->context_len, &hard, err)) != OK)
-        return rc;
-    row->eval_nll_hard = hard.nll;
-    row->eval_gate_density = hard.gate_density;
-    row->eval_long_range_density = hard.long_range_density;
-    return OK;
-}
-
-static int log_heads(struct trainer *t, struct err *err) {
-    const struct model_config *c = t->o->params->model->config;
-    for (size_t i = 0; i < n_lanes(t); i++)
-        t->lanes.density[i] = ratio(t->lanes.far[i], t->lanes.left[i]);
-    return train_log_heads(t->log, t->progress.step, c->n_layers, c->n_kv_heads, t->lanes.density, err);
-}
-
-/* Steps until the schedule ends or a stop is asked for. */
-static int run_steps(struct trainer *t, struct trainer_result *result, struct err *err) {
-    const struct schedule *s = t->s;
-    struct train_log_row row;
-    int rc = OK;
-    while (rc == OK && t->progress.step < s->steps) {
-        if (t->o->stop && *t->o->stop) {
-            rc = save(t, err);
-            return rc != OK ? rc : err_set(err, ERR_INCOMPLETE, t->o->out_dir, "stopped after step %lld of %lld; spkv train "
-                                           "resume goes on", (long long)t->progress.step, (long long)s->steps);
-        }
-        if ((rc = step_run(t, &row, err)) != OK)
-            break;
-        bool looked = due(row.step, s->eval_every, s->steps);
-        if (looked && t->o->held_out)
-            rc = evaluate(t, &row, err);
-        if (rc == OK)
-            rc = train_log_step(t->log, &row, err);
-        if (rc == OK && looked && schedule_gated(s))
-            rc = log_heads(t, err);
-        if (rc == OK && due(row.step, s->save_every, s->steps))
-            rc = save(t, err);
-        if (rc == OK && t->o->on_step)
-            t->o->on_step(t->o->self, &row);
-        result->last = row;
-        result->n_steps++;
+    bool gated = t->o->policy->scorer == SCORER_PREDICTOR;
+    struct observer observer = {.self = t, .on_sequence = gated ? add_sequence : NULL, .on_gates = gated ? add_gates : NULL};
+    const struct observer nothing = {0};
+    uint64_t n_tok;
+    memset(t->n_open, 0, t->n_lanes * sizeof *t->n_open);
+    memset(t->n_left, 0, t->n_lanes * sizeof *t->n_left);
+    memset(t->n_far, 0, t->n_lanes * sizeof *t->n_far);
+    int rc = run_eval(t, t->o->policy, &observer, &row->eval_nll_hard, &n_tok, err);
+    if (rc == OK && gated) {
+        row->eval_gate_density = ratio(sum_of(t->n_open, t->n_lanes), n_tok * t->n_gates);
+        row->eval_long_range_density = ratio(sum_of(t->n_far, t->n_lanes), sum_of(t->n_left, t->n_lanes));
     }
-    result->n_tok = t->progress.n_tok;
+    return rc == OK ? run_eval(t, t->o->full, &nothing, &row->eval_nll_full, &n_tok, err) : rc;
+}
+
+static int log_heads(struct trainer *t, int64_t step, struct err *err) {
+    const struct model_config *c = t->o->model->config;
+    for (size_t i = 0; i < t->n_lanes; i++)
+        t->density[i] = ratio(t->n_far[i], t->n_left[i]);
+    return train_log_heads(t->log, step, c->n_layers, c->n_kv_heads, t->density, err);
+}
+
+/* --- the run -------------------------------------------------------------------------------------------------------- */
+
+static struct train_log_row empty_row(void) {
+    double no = (double)NAN;
+    return (struct train_log_row){.loss = no, .lr_model = no, .lr_predictor = no, .blend = no, .density_weight = no,
+                                  .gate_density = no, .long_range_density = no, .grad_norm = no, .tok_per_s = no,
+                                  .eval_nll_hard = no, .eval_nll_full = no, .eval_gate_density = no,
+                                  .eval_long_range_density = no};
+}
+
+static bool due(int64_t every, int64_t step, int64_t last) {
+    return step == last || (every > 0 && step % every == 0);
+}
+
+static int save(struct trainer *t, struct err *err) {
+    const struct trainer_options *o = t->o;
+    uint64_t next = (uint64_t)t->progress.step * (uint64_t)t->s->sequences;
+    struct batches_place place = batches_place(o->data, next);
+    t->progress.data_epoch = place.epoch;
+    t->progress.data_next = next;
+    struct state_save what = {.out_dir = o->out_dir, .source = o->source, .params = t->params, .schedule = t->s,
+                              .progress = &t->progress, .dtype = o->dtype, .protocol = o->protocol,
+                              .version = o->version, .commit = o->commit};
+    int rc = t->saved_step == t->progress.step ? OK : state_save(&what, err);
+    if (rc == OK && t->saved_step != t->progress.step) {
+        t->saved_step = t->progress.step;
+        if (o->observer->on_save)
+            o->observer->on_save(o->observer->self, t->saved_step);
+    }
+    return rc;
+}
+
+/* Evaluation and log of a step that is finished, or of the start. */
+static int report(struct trainer *t, struct train_log_row *row, struct err *err) {
+    const struct trainer_observer *observer = t->o->observer;
+    bool eval_due = row->step == 0 || due(t->s->eval_every, row->step, t->s->steps);
+    int rc = OK;
+    if (eval_due && t->o->eval)
+        rc = evaluate(t, row, err);
+    if (rc == OK)
+        rc = train_log_step(t->log, row, err);
+    if (rc == OK && eval_due && t->o->policy->scorer == SCORER_PREDICTOR)
+        rc = log_heads(t, row->step, err);
+    if (rc == OK && eval_due && t->o->eval && observer->on_eval)
+        observer->on_eval(observer->self, row);
+    if (rc == OK && row->step > 0 && observer->on_step)
+        observer->on_step(observer->self, row);
+    return rc;
+}
+
+/* Names the step and the checkpoint that is left in front of what happened. */
+static int explain(const struct trainer *t, int64_t step, const struct err *what, struct err *err) {
+    if (what->code != ERR_INPUT)
+        return err_set(err, what->code, what->where, "%s", what->message);
+    if (t->saved_step == 0)
+        return err_set(err, what->code, what->where, "step %lld: %s\nThere is no checkpoint yet", (long long)step,
+                       what->message);
+    return err_set(err, what->code, what->where, "step %lld: %s\nThe last good checkpoint is %s/checkpoint, of step %lld",
+                   (long long)step, what->message, t->o->out_dir, (long long)t->saved_step);
+}
+
+static int run_steps(struct trainer *t, struct train_log_row *row, struct err *err) {
+    int rc = OK;
+    for (int64_t step = t->progress.step + 1; rc == OK && step <= t->s->steps; step++) {
+        struct err what = {0};
+        *row = empty_row();
+        if ((rc = train_step(t, step, row, &what)) != OK)
+            return explain(t, step, &what, err);
+        bool stop = t->o->stop && *t->o->stop;
+        if ((rc = report(t, row, err)) == OK && (stop || due(t->s->save_every, step, t->s->steps)))
+            rc = save(t, err);
+        if (rc == OK && stop && step < t->s->steps)
+            rc = err_set(err, ERR_INCOMPLETE, t->o->out_dir, "stopped after step %lld of %lld, which is saved",
+                         (long long)step, (long long)t->s->steps);
+    }
     return rc;
 }
 
 static int open_run(struct trainer *t, struct err *err) {
     const struct trainer_options *o = t->o;
-    const struct schedule *s = t->s;
-    char hash[33];
-    int rc = state_clean(o->out_dir, err);
-    batches_hash(o->batches, hash);
-    if (rc == OK && o->resume)
-        rc = state_load(o->out_dir, o->source, o->params, s, &t->progress, err);
-    if (rc == OK && o->resume && strcmp(t->progress.data_hash, hash) != 0)
-        rc = err_set(err, ERR_INPUT, o->out_dir, "the saved run saw other training data (%s, now %s): give it the same corpora",
-                     t->progress.data_hash, hash);
-    if (rc != OK)
+    const struct model_config *c = o->model->config;
+    struct batches_options data = trainer_batches(t->s, c->vocab_size);
+    struct gradient_options options = {.max_rows = (size_t)data.max_sequences * (size_t)data.context_len,
+                                       .max_len = t->s->context_len, .recompute = t->s->recompute, .policy = o->policy};
+    int rc = ERR_MEMORY;
+    t->n_lanes = (size_t)c->n_layers * (size_t)c->n_kv_heads;
+    for (int l = 0; l < c->n_layers; l++)
+        t->n_gates += c->layers[l].sliding_window == 0 ? (size_t)c->n_kv_heads : 0;
+    if (!(t->n_open = mem_alloc(t->n_lanes, sizeof *t->n_open, "counters", err)) ||
+        !(t->n_left = mem_alloc(t->n_lanes, sizeof *t->n_left, "counters", err)) ||
+        !(t->n_far = mem_alloc(t->n_lanes, sizeof *t->n_far, "counters", err)) ||
+        !(t->density = mem_alloc(t->n_lanes, sizeof *t->density, "counters", err)))
         return rc;
-    memcpy(t->progress.data_hash, hash, sizeof hash);
-    t->saved_step = t->progress.step;
-    batches_seek(o->batches, (uint64_t)(t->progress.step * s->accumulation));
-    if ((rc = train_log_open(o->out_dir, t->progress.step, &t->log, err)) != OK)
-        return rc;
-    size_t max_rows = (size_t)(s->sequences / s->accumulation) * (size_t)s->context_len;
-    return gradient_create(o->params, &(struct gradient_options){.max_rows = max_rows, .max_len = s->context_len,
-                                                                 .recompute = s->recompute, .policy = o->policy},
-                           &t->gradient, err);
+    if ((rc = params_create(o->model, t->s->trained, &t->params, err)) == OK &&
+        (rc = gradient_create(t->params, &options, &t->gradient, err)) == OK && o->eval)
+        rc = pieces_reader_open(o->eval, &t->eval, err);
+    return rc;
 }
 
-int trainer_run(const struct trainer_options *o, struct trainer_result *result, struct err *err) {
-    struct trainer t = {.o = o, .s = o->schedule, .mean_loss = NAN, .progress.control = density_control_start()};
-    uint64_t start = clock_us();
-    size_t n = n_lanes(&t);
-    int rc = ERR_MEMORY;
-    *result = (struct trainer_result){0};
-    if ((t.lanes.left = mem_alloc(n, sizeof *t.lanes.left, "counters", err)) &&
-        (t.lanes.far = mem_alloc(n, sizeof *t.lanes.far, "counters", err)) &&
-        (t.lanes.density = mem_alloc(n, sizeof *t.lanes.density, "counters", err)) && (rc = open_run(&t, err)) == OK)
-        rc = run_steps(&t, result, err);
-    struct err *first = rc == OK ? err : NULL; /* an error of closing counts where there was none before */
-    int closed = train_log_close(t.log, first);
-    rc = rc == OK ? closed : rc;
-    gradient_free(t.gradient);
-    free(t.lanes.left);
-    free(t.lanes.far);
-    free(t.lanes.density);
-    result->seconds = (double)(clock_us() - start) * 1e-6;
+/* From the checkpoint where there is one; the data must be the same. */
+static int load(struct trainer *t, struct err *err) {
+    char hash[33];
+    batches_hash(t->o->data, hash);
+    t->progress.control = density_control_start();
+    memcpy(t->progress.data_hash, hash, sizeof hash);
+    if (!state_exists(t->o->out_dir))
+        return OK;
+    int rc = state_load(t->o->out_dir, t->o->source, t->params, t->s, &t->progress, err);
+    if (rc == OK && strcmp(t->progress.data_hash, hash) != 0)
+        rc = err_set(err, ERR_INPUT, t->o->out_dir, "the corpora are not those that the run began with: their files have "
+                     "changed");
+    t->saved_step = t->progress.step;
     return rc;
+}
+
+int trainer_run(const struct trainer_options *o, struct train_log_row *last, struct err *err) {
+    struct trainer t = {.o = o, .s = o->schedule, .mean_loss = (double)NAN};
+    *last = empty_row();
+    int rc = open_run(&t, err);
+    if (rc == OK)
+        rc = state_clean(o->out_dir, err);
+    if (rc == OK)
+        rc = load(&t, err);
+    if (rc == OK)
+        rc = train_log_open(o->out_dir, t.progress.step, &t.log, err);
+    if (rc == OK && t.progress.step == 0 && o->eval)
+        rc = report(&t, last, err);
+    if (rc == OK)
+        rc = run_steps(&t, last, err);
+    int closed = train_log_close(t.log, rc == OK ? err : NULL);
+    pieces_reader_close(&t.eval);
+    gradient_free(t.gradient);
+    params_free(t.params);
+    free(t.n_open);
+    free(t.n_left);
+    free(t.n_far);
+    free(t.density);
+    return rc != OK ? rc : closed;
 }

@@ -1,52 +1,54 @@
-/* trainer.h - a training run: steps of a schedule over training data, evaluation on held-out text, log and saved states.
- * Prints nothing: an observer hears of every step. One thread. */
+/* trainer.h - a training run: steps, evaluations, log and checkpoints, from its start or its last checkpoint to its end. It
+ * prints nothing and reports to an observer. One run at a time on a model; not thread-safe. */
 #ifndef SPKV_TRAIN_TRAINER_H
 #define SPKV_TRAIN_TRAINER_H
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+#include "base/err.h"
+#include "engine/checkpoint.h"
+#include "engine/model.h"
 #include "engine/policy.h"
-#include "engine/source.h"
 #include "train/batches.h"
 #include "train/log.h"
-#include "train/state.h"
+#include "train/pieces.h"
+#include "train/schedule.h"
 
-/* Held-out text that can be run again and again. */
-struct held_out {
+/* Called on the trainer's thread; arguments are borrowed for the call. A NULL callback is skipped. */
+struct trainer_observer {
     void *self;
-    /* A source from its beginning; valid until the next call of open() or close(). */
-    int (*open)(void *self, struct source *out, struct err *err);
-    void (*close)(void *self);
+    void (*on_step)(void *self, const struct train_log_row *row);  /* every step, after its evaluation */
+    void (*on_eval)(void *self, const struct train_log_row *row);  /* steps that were evaluated; 0 = the start */
+    void (*on_save)(void *self, int64_t step);
 };
 
+/* Everything is borrowed until trainer_run() returns. */
 struct trainer_options {
-    struct params *params;           /* borrowed like everything below */
-    struct checkpoint *source;       /* what the run started from */
-    const struct schedule *schedule;
-    struct batches *batches;
-    const struct policy *policy;     /* the attention of training, as the schedule names it */
-    const struct policy *hard, *full; /* of evaluation: gates by the threshold (NULL: none), the model's own pattern */
-    const struct held_out *held_out; /* NULL = no evaluation */
-    const char *out_dir, *protocol, *version, *commit;
-    enum dtype save_dtype;
-    bool resume;                     /* go on from the state in out_dir */
-    const volatile sig_atomic_t *stop; /* when set: save and return ERR_INCOMPLETE; NULL = never */
-    void *self;                      /* of the observer */
-    void (*on_step)(void *self, const struct train_log_row *row); /* NULL = nobody listens */
+    const char *out_dir;
+    struct checkpoint *source;       /* what the model was loaded from */
+    struct model *model;
+    const struct schedule *schedule; /* checked */
+    const struct policy *policy;     /* of the schedule, resolved */
+    const struct policy *full;       /* full attention, for evaluations */
+    struct batches *data;            /* made for the schedule: see trainer_batches() */
+    const struct pieces *eval;       /* held out; NULL = none */
+    enum dtype dtype;                /* of the saved weights */
+    const char *protocol, *version, *commit; /* see struct state_save */
+    const volatile sig_atomic_t *stop; /* when set: finish the step, save, ERR_INCOMPLETE. NULL = never */
+    const struct trainer_observer *observer;
 };
 
-/* Where a finished run stands. */
-struct trainer_result {
-    struct train_log_row last;       /* of the last step */
-    int64_t n_steps;                 /* of this process */
-    uint64_t n_tok;
-    double seconds;
-};
+/* Options of the data that a schedule wants. */
+struct batches_options trainer_batches(const struct schedule *schedule, int vocab_size);
 
-/* Runs the schedule to its end. ERR_INPUT when the loss or a gradient is not finite, or the loss stays above three times its
- * running mean: names step and tensor, and what is saved stays. ERR_INCOMPLETE after a stop. */
-int trainer_run(const struct trainer_options *options, struct trainer_result *result, struct err *err);
+/* Runs to the end of the schedule: from OUT/checkpoint where there is one, else from the model as loaded, after an
+ * evaluation of it. The log goes to OUT/log.csv and OUT/heads.csv (the latter at steps with an evaluation, or where one would be:
+ * densities of the evaluation, or of the step's own tokens). *last is the row of the last step. ERR_INPUT when the run
+ * diverges: a loss or gradient that is not finite, or a loss that stays above 3x its running mean; the message names step,
+ * tensor and the last checkpoint, which stays as it is. */
+int trainer_run(const struct trainer_options *options, struct train_log_row *last, struct err *err);
 
 #endif

@@ -61,7 +61,8 @@ static INLINE float row_exp(float *x, size_t n, float max, enum isa isa) {
     return sum;
 }
 
-static INLINE void row_step(const struct block *b, size_t r, struct key_span span, const float *gate, size_t n, enum isa isa) {
+static INLINE void row_step(const struct block *b, size_t r, struct key_span span, const float *gate, size_t n,
+                            enum isa isa) {
     float *logit = b->logit + r * STEP_KEYS, *out = b->out + r * b->run->dim;
     float max = row_logits(logit, span, gate, n, b->run->a->softcap, isa);
     if (max > b->max[r]) {

@@ -145,8 +145,8 @@ void cpu_embed_grad(struct device *dev, const int32_t *ids, size_t n_rows, size_
 void cpu_predict_grad(struct device *dev, const struct predict_grad_args *a);
 void cpu_gate_log(struct device *dev, const struct gate_log_args *a);
 void cpu_gate_log_grad(struct device *dev, const struct gate_log_grad_args *a);
-void cpu_gate_sample(struct device *dev, const float *u, const struct attend_seq_args *sequences, const uint64_t *sequence_id,
-                     uint64_t seed, int layer, float clip, uint8_t *open);
+void cpu_gate_sample(struct device *dev, const float *u, const struct attend_seq_args *sequences,
+                     const uint64_t *sequence_id, uint64_t seed, int layer, float clip, uint8_t *open);
 void cpu_attend_seq(struct device *dev, const struct attend_seq_args *a);
 void cpu_attend_seq_grad(struct device *dev, const struct attend_seq_grad_args *a);
 void cpu_nll_grad(struct device *dev, const struct nll_grad_args *a);

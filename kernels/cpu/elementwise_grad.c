@@ -96,7 +96,8 @@ static INLINE void norm_grad_body(const struct rmsnorm_grad_args *a, struct rang
     for (size_t r = rows.begin; r < rows.end; r++)
         for (size_t g = 0; g < a->n_groups; g++) {
             size_t col = g * a->n_cols;
-            norm_group_grad(a, a->x + r * a->ld_x + col, a->dy + r * a->ld_dy + col, a->dx + r * a->ld_dx + col, dweight, isa);
+            norm_group_grad(a, a->x + r * a->ld_x + col, a->dy + r * a->ld_dy + col, a->dx + r * a->ld_dx + col, dweight,
+                            isa);
         }
 }
 

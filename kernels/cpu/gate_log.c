@@ -26,8 +26,8 @@ void cpu_gate_log_grad(struct device *dev, const struct gate_log_grad_args *a) {
         a->du[i] = a->slope * a->dlog_gate[i] / gate_mass(a->u[i], a->open[i], a->blend) + a->density;
 }
 
-void cpu_gate_sample(struct device *dev, const float *u, const struct attend_seq_args *sequences, const uint64_t *sequence_id,
-                     uint64_t seed, int layer, float clip, uint8_t *open) {
+void cpu_gate_sample(struct device *dev, const float *u, const struct attend_seq_args *sequences,
+                     const uint64_t *sequence_id, uint64_t seed, int layer, float clip, uint8_t *open) {
     size_t n_kv_heads = sequences->n_kv_heads;
     if (!device_trains(dev))
         return;

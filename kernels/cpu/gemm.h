@@ -44,8 +44,12 @@ void sgemm_run_on(struct device *dev, const struct sgemm *g);
 /* sum (n_cols) += rows of x (n_rows, n_cols), ld_x, in order. */
 void column_sums_add(struct device *dev, const float *x, size_t n_rows, size_t n_cols, size_t ld_x, float *sum);
 
-/* Few rows: every row of w is read once from memory and used for all rows of x. */
+enum { GEMV_MAX_ROWS = 4 };
+/* At most GEMV_MAX_ROWS rows: every row of w is read once from memory and used for all rows of x. */
 void gemv_run(struct device *dev, const struct product *p);
+
+/* f32 x of several rows, on AVX2 devices. */
+void gemm_avx2_run(struct device *dev, const struct product *p);
 
 /* bf16 x and weight, on AMX devices. */
 void gemm_amx_run(struct device *dev, const struct product *p);

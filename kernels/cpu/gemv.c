@@ -70,8 +70,80 @@ static void gemv_scalar(const struct product *p, const float *x, struct range ou
 }
 
 #if ISA_X86
+/* 8 stored elements from the i-th on */
+static INLINE TARGET_AVX2 __m256 widen_8(const char *w, enum dtype dtype, size_t i) {
+    if (dtype == DTYPE_F32)
+        return _mm256_loadu_ps((const float *)(const void *)w + i);
+    __m128i half = _mm_loadu_si128((const __m128i *)(const void *)(w + 2 * i));
+    if (dtype == DTYPE_F16)
+        return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+static INLINE TARGET_AVX2 float sum_8(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* n_rows <= 4 rows of x, a constant. Outputs in order, so that each thread reads its part of the weight as one stream. */
+static INLINE TARGET_AVX2 void gemv_rows_avx2(const struct product *p, const float *x, struct range outputs, size_t n_rows,
+                                              enum dtype dtype) {
+    size_t n_in = p->w->n_cols, size = dtype_size(dtype);
+    for (size_t o = outputs.begin; o < outputs.end; o++) {
+        const char *w = weight_row(p->w, o);
+        __m256 s[GEMV_MAX_ROWS][2];
+        size_t i = 0;
+#pragma GCC unroll 4
+        for (size_t r = 0; r < n_rows; r++)
+            s[r][0] = s[r][1] = _mm256_setzero_ps();
+        for (; i + 32 <= n_in; i += 32) {
+#pragma GCC unroll 4
+            for (size_t j = 0; j < 4; j++) {
+                __m256 wide = widen_8(w, dtype, i + j * 8);
+                if (j * 8 * size % 64 == 0)
+                    _mm_prefetch(w + (i + j * 8) * size + PREFETCH_BYTES, _MM_HINT_T0);
+#pragma GCC unroll 4
+                for (size_t r = 0; r < n_rows; r++)
+                    s[r][j % 2] = _mm256_fmadd_ps(wide, _mm256_loadu_ps(x + r * n_in + i + j * 8), s[r][j % 2]);
+            }
+        }
+        for (; i + 8 <= n_in; i += 8) {
+            __m256 wide = widen_8(w, dtype, i);
+#pragma GCC unroll 4
+            for (size_t r = 0; r < n_rows; r++)
+                s[r][0] = _mm256_fmadd_ps(wide, _mm256_loadu_ps(x + r * n_in + i), s[r][0]);
+        }
+#pragma GCC unroll 4
+        for (size_t r = 0; r < n_rows; r++) {
+            float sum = sum_8(_mm256_add_ps(s[r][0], s[r][1]));
+            for (size_t j = i; j < n_in; j++)
+                sum = madd(widen_one(w, dtype, j), x[r * n_in + j], sum, ISA_AVX2);
+            p->y[r * p->ld_y + o - p->outputs.begin] = sum + (p->bias ? p->bias[o] : 0.0f);
+        }
+    }
+}
+
+static INLINE TARGET_AVX2 void gemv_dtype_avx2(const struct product *p, const float *x, struct range outputs,
+                                               size_t n_rows) {
+    if (p->w->dtype == DTYPE_F32)
+        gemv_rows_avx2(p, x, outputs, n_rows, DTYPE_F32);
+    else if (p->w->dtype == DTYPE_F16)
+        gemv_rows_avx2(p, x, outputs, n_rows, DTYPE_F16);
+    else
+        gemv_rows_avx2(p, x, outputs, n_rows, DTYPE_BF16);
+}
+
 static TARGET_AVX2 void gemv_avx2(const struct product *p, const float *x, struct range outputs) {
-    gemv_body(p, x, outputs, ISA_AVX2);
+    ASSERT(p->n_rows <= GEMV_MAX_ROWS);
+    if (p->n_rows == 1)
+        gemv_dtype_avx2(p, x, outputs, 1);
+    else if (p->n_rows == 2)
+        gemv_dtype_avx2(p, x, outputs, 2);
+    else if (p->n_rows == 3)
+        gemv_dtype_avx2(p, x, outputs, 3);
+    else
+        gemv_dtype_avx2(p, x, outputs, 4);
 }
 
 static TARGET_AVX512 void gemv_avx512(const struct product *p, const float *x, struct range outputs) {

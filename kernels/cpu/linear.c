@@ -3,7 +3,7 @@
 
 #include "kernels/cpu/gemm.h"
 
-enum { GEMV_MAX_ROWS = 4 /* f32: more rows are faster through GEMM, widening included */ };
+enum { OWN_MAX_ROWS = 64 /* f32 with AVX2: for more rows oneDNN is as fast, widening included */ };
 
 static void bias_fill(const struct product *p, struct range outputs) {
     for (size_t r = 0; r < p->n_rows; r++)
@@ -39,6 +39,10 @@ void product_run(struct device *dev, const struct product *p) {
             gemv_run_bf16(dev, p);
         else
             gemm_amx_run(dev, p);
+        return;
+    }
+    if (dev->isa == ISA_AVX2 && p->n_rows > GEMV_MAX_ROWS && p->n_rows <= OWN_MAX_ROWS) {
+        gemm_avx2_run(dev, p);
         return;
     }
 #endif

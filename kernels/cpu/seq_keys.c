@@ -90,7 +90,8 @@ static void panel_pack(const struct seq_run *run, const struct seq_lane *lane, c
                  set->k_lanes ? set->k_lanes + at : NULL);
         key_pack(real ? a->v + from : NULL, a->head_dim, dim, set->v ? set->v + key * dim : NULL,
                  set->v_lanes ? set->v_lanes + at : NULL);
-        set->gate[key] = !real || (int64_t)s < a->sinks || !a->log_gate ? 0 : a->log_gate[row * a->n_kv_heads + lane->kv_head];
+        bool gated = real && (int64_t)s >= a->sinks && a->log_gate;
+        set->gate[key] = gated ? a->log_gate[row * a->n_kv_heads + lane->kv_head] : 0;
     }
 }
 

@@ -3,7 +3,7 @@
 
     compare_smollm2.py nll MODEL TEXT -o nll.npz [--limit N] [--dtype float32]
     compare_smollm2.py compare nll.npz run.h5
-    compare_smollm2.py speed MODEL [--threads 2] [--runs 5]      CSV on stdout
+    compare_smollm2.py speed MODEL [--threads 2] [--runs 5] [--dtype bfloat16]      CSV on stdout
 
 `nll` writes per-sequence sums and per-token losses; after every sequence, so that an interrupted run keeps its work and
 resumes. `compare` reads a run.h5 made by `spkv profile --record heads,positions,tokens` on the same text and max-length.
@@ -139,10 +139,11 @@ def decode_steps(model, batch, context, steps):
 
 def cmd_speed(args):
     torch.set_num_threads(args.threads)
-    model = load(args.model, "bfloat16")
+    model = load(args.model, args.dtype)
+    dtype = {"bfloat16": "bf16", "float32": "f32"}[args.dtype]
     print("program,what,dtype,threads,batch,context_tok,runs,median_tok_per_s,max_tok_per_s")
     row = lambda what, batch, context, rates: print(
-        f"transformers,{what},bf16,{args.threads},{batch},{context},{args.runs},{rates[0]:.2f},{rates[1]:.2f}", flush=True)
+        f"transformers,{what},{dtype},{args.threads},{batch},{context},{args.runs},{rates[0]:.2f},{rates[1]:.2f}", flush=True)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, model.config.vocab_size, (2048,), generator=generator).tolist()
     row("prefill_nll", 1, 2048, median_rate(lambda: sequence_nll(model, ids), 2048, args.runs))
@@ -178,6 +179,7 @@ def main():
     p.add_argument("model")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--runs", type=int, default=5)
+    p.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     p.set_defaults(run_command=cmd_speed)
     logging.set_verbosity_error()
     args = parser.parse_args()
