@@ -11,6 +11,7 @@
 /* Buffers that grow to a high-water mark and stay. One op may use several at once, each for one purpose. */
 enum scratch_id {
     SCRATCH_ROWS,    /* activations of one op: packed, widened or gathered */
+    SCRATCH_PACKED,  /* rows packed for a product, whose operands and results may lie in SCRATCH_ROWS */
     SCRATCH_WEIGHT,  /* a widened tile of a weight */
     SCRATCH_THREAD,  /* equal parts, one per thread */
     SCRATCH_KEYS,    /* the step's own keys and values in page layout */

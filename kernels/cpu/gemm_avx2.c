@@ -221,7 +221,7 @@ void gemm_avx2_run(struct device *dev, const struct product *p) {
     g.n_blocks = ceil_div(g.n_panels, g.block_panels);
     g.item_outputs = ceil_div(n_groups, (size_t)n_threads * ITEMS_PER_THREAD) * GROUP_OUTPUTS;
     g.n_items = g.n_blocks * ceil_div(g.n_outputs, g.item_outputs);
-    g.packed = device_scratch(dev, SCRATCH_ROWS, g.n_panels * panel_bytes);
+    g.packed = device_scratch(dev, SCRATCH_PACKED, g.n_panels * panel_bytes);
     float *wide = device_scratch(dev, SCRATCH_WEIGHT, (size_t)n_threads * wide_len * sizeof *wide);
     if (!g.packed || !wide)
         return;
