@@ -44,12 +44,13 @@ static void training_close(struct training *t) {
 
 /* --- the start ------------------------------------------------------------------------------------------------------ */
 
-static int write_new_predictor(const char *model_dir, const struct training *t, struct err *err) {
+/* A predictor, low-rank updates, or both. */
+static int write_new_additions(const char *model_dir, const struct training *t, struct err *err) {
     struct model_config config;
     int rc = model_config_read(model_dir, &config, err);
     if (rc != OK)
         return rc;
-    rc = init_predictor(&config, &t->schedule, t->start_dir, err);
+    rc = init_added(&config, &t->schedule, t->start_dir, err);
     model_config_free(&config);
     return rc;
 }
@@ -67,32 +68,46 @@ static int write_random_model(const struct training *t, struct err *err) {
     return rc;
 }
 
-/* Whether an adapted model goes on with a predictor of its own. */
-static int find_predictor(const struct training *t, bool *found, struct err *err) {
+/* Low-rank updates that a model brings go on being trained when they are what the schedule says. */
+static int check_lora(const struct predictor_config *added, const struct schedule *s, const char *where, struct err *err) {
+    if (added->lora_r == s->lora_r && added->lora_alpha == schedule_lora_alpha(s))
+        return OK;
+    return err_set(err, ERR_INPUT, where,
+                   "the model brings low-rank updates of rank %d and lora_alpha %g (0: none), but \"lora_r\" is %d and "
+                   "lora_alpha %g: give the same, or begin anew with --new-predictor", added->lora_r, added->lora_alpha,
+                   s->lora_r, schedule_lora_alpha(s));
+}
+
+/* Whether an adapted model goes on with additions of its own. */
+static int find_additions(const struct training *t, bool *found, struct err *err) {
     struct checkpoint *checkpoint;
     int rc = checkpoint_open(t->run.model, NULL, &checkpoint, err);
     if (rc != OK)
         return rc;
-    *found = checkpoint_predictor(checkpoint) && !t->run.new_predictor && t->schedule.predictor_kind == PREDICTOR_TRUNK;
+    bool lora = t->schedule.trained == TRAIN_LORA;
+    *found = (lora ? checkpoint_added(checkpoint) : checkpoint_predictor(checkpoint)) && !t->run.new_predictor &&
+             t->schedule.predictor_kind == PREDICTOR_TRUNK;
+    if (lora && *found)
+        rc = check_lora(checkpoint_added(checkpoint), &t->schedule, t->run.model, err);
     checkpoint_close(checkpoint);
-    return OK;
+    return rc;
 }
 
 /* Writes what the run starts from beside the given model. *model and *predictor: the directories to open. */
 static int write_start(struct training *t, bool quiet, const char **model, const char **predictor, struct err *err) {
-    bool gated = schedule_gated(&t->schedule), found = false;
+    bool adds = schedule_gated(&t->schedule) || t->schedule.trained == TRAIN_LORA, found = false;
     int rc;
     *predictor = NULL;
     if (strcmp(t->run.protocol, "pretrain") == 0) {
         *model = t->start_dir;
         rc = write_random_model(t, err);
-        return rc == OK && gated ? write_new_predictor(t->start_dir, t, err) : rc;
+        return rc == OK && adds ? write_new_additions(t->start_dir, t, err) : rc;
     }
     *model = t->run.model;
-    if (!gated)
+    if (!adds)
         return OK;
-    if ((rc = find_predictor(t, &found, err)) == OK && !found) {
-        rc = write_new_predictor(t->run.model, t, err);
+    if ((rc = find_additions(t, &found, err)) == OK && !found) {
+        rc = write_new_additions(t->run.model, t, err);
         *predictor = t->start_dir;
     } else if (rc == OK) {
         cli_note(quiet, "the run goes on with the predictor of %s (--new-predictor begins with another)", t->run.model);
@@ -125,6 +140,7 @@ static int open_model(struct training *t, bool quiet, struct err *err) {
     o.dtype = t->run.compute;
     o.backend = t->run.backend;
     o.threads = (int)t->run.threads;
+    o.unmerged = t->schedule.trained == TRAIN_LORA;
     o.quiet = true; /* that a new predictor names another base is no news */
     if (rc == OK)
         rc = loaded_open(&o, true, &t->loaded, err);

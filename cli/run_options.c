@@ -184,7 +184,7 @@ int loaded_open(const struct run_options_cli *o, bool need_tokenizer, struct loa
     if (rc == OK)
         rc = open_device(o, l, err);
     if (rc == OK)
-        rc = model_load(l->checkpoint, l->ops, l->dev, &l->model, err);
+        rc = (o->unmerged ? model_load_unmerged : model_load)(l->checkpoint, l->ops, l->dev, &l->model, err);
     if (rc != OK)
         loaded_close(l);
     return rc;

@@ -23,6 +23,7 @@ struct run_options_cli {
     uint64_t seed;
     int batch, chunk;
     bool dense_prefill, quiet, json;
+    bool unmerged;          /* low-rank updates stay apart, to be trained */
 };
 
 /* An argp child that fills a struct run_options_cli given as its input. */

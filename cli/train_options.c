@@ -13,6 +13,7 @@ enum {
     KEY_SCHEDULE = 0x500,
     KEY_FREEZE,
     KEY_STATIC,
+    KEY_LORA,
     KEY_BATCH_TOK,
     KEY_NEW_PREDICTOR,
     KEY_TOKENIZER,
@@ -38,6 +39,8 @@ static const struct argp_option argp_options[] = {
     {"tokenizer", KEY_TOKENIZER, "FILE", 0, "pretrain: a tokenizer.json (the one beside the configuration)", 1},
     {"schedule", KEY_SCHEDULE, "FILE", 0, "a schedule as JSON; the options below win over it", 2},
     {"freeze-model", KEY_FREEZE, NULL, 0, "train the predictor only (--trained predictor)", 2},
+    {"lora", KEY_LORA, "R", 0, "train low-rank updates of rank R with the predictor, weights frozen "
+     "(--trained lora --lora-r R)", 2},
     {"static-gates", KEY_STATIC, "head|layer", OPTION_ARG_OPTIONAL,
      "one gate per KV head (or layer) in place of a predictor, the model frozen: which heads must be global?", 2},
     {"batch-tok", KEY_BATCH_TOK, "N", 0, "tokens a step, in place of --sequences", 2},
@@ -131,6 +134,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_TOKENIZER: o->tokenizer = arg; break;
     case KEY_SCHEDULE: o->schedule_file = arg; break;
     case KEY_FREEZE: set(o, state, "trained", "predictor"); break;
+    case KEY_LORA:
+        set(o, state, "trained", "lora");
+        set(o, state, "lora_r", arg);
+        break;
     case KEY_STATIC: set_static(o, state, arg); break;
     case KEY_BATCH_TOK: o->batch_tok = cli_parse_int(state, "batch-tok", arg, 1, LLONG_MAX); break;
     case KEY_NEW_PREDICTOR: o->new_predictor = true; break;

@@ -13,7 +13,7 @@
 static double flop_per_tok(const struct schedule *s, const struct model_config *c) {
     double d = c->d_model, heads = 2.0 * (c->n_heads + c->n_kv_heads) * c->head_dim;
     double weights = c->n_layers * (d * heads + 3 * d * c->d_ffn) + d * c->vocab_size;
-    return (s->trained == TRAIN_PREDICTOR ? 4 : 6) * weights;
+    return (s->trained == TRAIN_ALL ? 6 : 4) * weights;
 }
 
 static double tok_per_s(const struct train_progress *p, uint64_t now) {

@@ -25,6 +25,15 @@ static void *make(struct maker *m, size_t n, size_t size) {
     return out;
 }
 
+/* `shared`: one buffer for all. */
+static struct low_activations make_low(struct maker *m, bool shared) {
+    struct low_activations low = {0};
+    float **places[] = {&low.q, &low.k, &low.v, &low.o, &low.gate, &low.up, &low.down};
+    for (size_t i = 0; i < sizeof places / sizeof *places && m->model->lora_rank > 0; i++)
+        *places[i] = shared && i > 0 ? low.q : make(m, m->model->lora_rank, m->real);
+    return low;
+}
+
 static size_t largest(size_t a, size_t b, size_t c) {
     return a > b ? (a > c ? a : c) : (b > c ? b : c);
 }
@@ -41,6 +50,7 @@ static void make_short(struct maker *m, struct layer_activations *layer, bool ls
     layer->gate_up = make(m, 2 * d_ffn, m->real);
     layer->attention_out = layer->mlp_out = m->a->delta;
     layer->lse = lse ? make(m, (size_t)c->n_heads, m->real) : NULL;
+    layer->low = make_low(m, true);
 }
 
 /* ... in which everything that a backward pass reads is still there after the layer. */
@@ -62,6 +72,7 @@ static void make_long(struct maker *m, struct layer_activations *layer) {
     layer->mlp_act = make(m, d_ffn, m->act);
     layer->attention_out = c->sandwich_norms ? make(m, d, m->real) : m->a->delta;
     layer->mlp_out = c->sandwich_norms ? make(m, d, m->real) : m->a->delta;
+    layer->low = make_low(m, false);
 }
 
 static void make_layers(struct maker *m, enum keep keep, bool attention_stats) {
@@ -100,7 +111,7 @@ static void make_step(struct maker *m, enum keep keep) {
 
 int activations_create(const struct model *m, size_t max_rows, enum keep keep, bool attention_stats, struct activations *a,
                        struct err *err) {
-    enum { MAX_STEP = 9, MAX_LAYER = 13 };
+    enum { MAX_STEP = 9, MAX_LAYER = 20 };
     size_t n_layers = (size_t)m->config->n_layers;
     struct maker maker = {.model = m, .a = a, .max_rows = max_rows, .real = real_size(m->ops, m->dev),
                           .act = dtype_size(m->ops->device_dtype(m->dev))};

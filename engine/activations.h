@@ -9,6 +9,12 @@
 
 #include "engine/model.h"
 
+/* (max_rows, lora_rank) f32 each: between the two matrices of a low-rank update that stands beside its weight. NULL in other
+ * models; may be one buffer. */
+struct low_activations {
+    float *q, *k, *v, *o, *gate, *up, *down;
+};
+
 /* What one layer makes, in its order. "may be": the same buffer, so that the later role overwrites the earlier. */
 struct layer_activations {
     float *x;             /* (max_rows, d_model) f32: residual before attention */
@@ -24,6 +30,7 @@ struct layer_activations {
     float *gate_up;       /* (max_rows, 2 d_ffn) f32 */
     void *mlp_act;        /* (max_rows, d_ffn) act; may be normed */
     float *mlp_out;       /* (max_rows, d_model) f32: before its norm (Gemma); may be delta */
+    struct low_activations low;
 };
 
 struct activations {

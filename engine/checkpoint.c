@@ -18,8 +18,8 @@ struct checkpoint {
     size_t config_size;
     char *canonical_text;    /* without "spkv", as the base hash wants it */
     struct model_config config;
-    bool has_predictor;
-    struct predictor_config predictor;
+    bool has_added, has_predictor; /* a configuration of added tensors; some of them are a predictor's */
+    struct predictor_config added;
     char *base_hash_named;   /* "base_model_hash" of the predictor's configuration, or NULL */
     bool predictor_ignored;  /* predictor tensors without a configuration */
     struct shards model;
@@ -89,7 +89,7 @@ static int check_lora_name(const struct checkpoint *c, const struct tensor *tens
     if (which < 0)
         return err_set(err, ERR_INPUT, tensor->file, "tensor %s is a low-rank update of an unknown kind (supported: "
                                                      "lora_A.weight and lora_B.weight)", tensor->name);
-    if (!c->has_predictor || c->predictor.lora_r == 0)
+    if (!c->has_added || c->added.lora_r == 0)
         return err_set(err, ERR_INPUT, tensor->file,
                        "tensor %s is a low-rank update, but no configuration gives its \"r\" and \"lora_alpha\": add them "
                        "to the \"spkv\" configuration", tensor->name);
@@ -135,12 +135,12 @@ static int make_canonical(struct checkpoint *c, const json_t *object, struct err
 
 static int use_predictor_config(struct checkpoint *c, const json_t *object, const char *where, struct err *err) {
     const char *named = NULL;
-    int rc = predictor_config_read(object, where, &c->predictor, err);
+    int rc = predictor_config_read(object, where, &c->added, err);
     if (rc == OK)
         rc = json_get_string(object, "base_model_hash", &named, where, err);
     if (rc == OK && named && !(c->base_hash_named = mem_strdup(named, err)))
         rc = ERR_MEMORY;
-    c->has_predictor = rc == OK;
+    c->has_added = rc == OK;
     return rc;
 }
 
@@ -226,9 +226,10 @@ static int merge_tensors(struct checkpoint *c, struct err *err) {
     return OK;
 }
 
-static int check_added(const struct checkpoint *c, struct err *err) {
+static int check_added(struct checkpoint *c, struct err *err) {
     int rc = OK;
     for (size_t i = 0; rc == OK && i < c->n_tensors; i++) {
+        c->has_predictor |= c->has_added && is_predictor(c->tensors[i].name);
         if (is_lora(c->tensors[i].name))
             rc = check_lora_name(c, &c->tensors[i], err);
         else if (c->has_predictor && is_predictor(c->tensors[i].name))
@@ -302,7 +303,11 @@ const struct model_config *checkpoint_config(const struct checkpoint *c) {
 }
 
 const struct predictor_config *checkpoint_predictor(const struct checkpoint *c) {
-    return c->has_predictor ? &c->predictor : NULL;
+    return c->has_predictor ? &c->added : NULL;
+}
+
+const struct predictor_config *checkpoint_added(const struct checkpoint *c) {
+    return c->has_added ? &c->added : NULL;
 }
 
 const struct tensor *checkpoint_find(const struct checkpoint *c, const char *name) {

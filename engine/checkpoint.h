@@ -18,15 +18,19 @@ struct checkpoint;
 /* Opens DIR: config.json, then model.safetensors, or model.safetensors.index.json and its shards (plain file names only).
  * `predictor_dir` (NULL: none) names a directory of its own with spkv_config.json and spkv.safetensors; without it a
  * predictor is looked for among the model's tensors ("spkv" in config.json), then beside it in DIR. A predictor from
- * spkv.safetensors takes the place of all predictor and low-rank tensors of the model; that file may hold nothing else, and
- * its names may begin with PEFT's "base_model.model.". ERR_INPUT for broken files, for low-rank tensors without their
- * projection or without "r" and "lora_alpha", and for predictors of layers that the model does not have. */
+ * spkv.safetensors takes the place of all predictor and low-rank tensors of the model; that file may hold nothing else
+ * (low-rank tensors alone leave a dense model), and its names may begin with PEFT's "base_model.model.". ERR_INPUT for
+ * broken files, for low-rank tensors without their projection or without "r" and "lora_alpha", and for predictors of layers
+ * that the model does not have. */
 int checkpoint_open(const char *dir, const char *predictor_dir, struct checkpoint **out, struct err *err);
 void checkpoint_close(struct checkpoint *checkpoint);
 
 const char *checkpoint_dir(const struct checkpoint *checkpoint);
 const struct model_config *checkpoint_config(const struct checkpoint *checkpoint);
 const struct predictor_config *checkpoint_predictor(const struct checkpoint *checkpoint); /* NULL = none */
+/* The configuration of what was added to the model: the predictor's, or of low-rank updates without a predictor (a dense
+ * model), where only "r" and "lora_alpha" count. NULL = nothing was added. */
+const struct predictor_config *checkpoint_added(const struct checkpoint *checkpoint);
 
 /* The tensor, or NULL. Predictor tensors are named as in engine/predictor.h, low-rank ones as in engine/lora.h. */
 const struct tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);

@@ -8,9 +8,24 @@ static void norm(const struct model *m, const struct step *s, float *x, const fl
         .out_f32 = out_f32, .out_act = out_act});
 }
 
-static void project(const struct model *m, const struct step *s, const struct weight *w, const void *x, const float *bias,
+struct low_rank_args model_low_rank_args(const struct model *m, const struct step *s, const struct projection *p,
+                                         const void *x, float *low) {
+    return (struct low_rank_args){
+        .a = p->lora_a, .b = p->lora_b, .scale = m->lora_scale, .rank = m->lora_rank, .n_in = p->n_in,
+        .n_out = p->n_out, .x = x, .low = low, .n_rows = s->n_rows};
+}
+
+/* `low` is read only where a low-rank update stands beside the weight. */
+static void project(const struct model *m, const struct step *s, const struct projection *p, const void *x, float *low,
                     float *y, size_t ld) {
-    m->ops->linear(m->dev, &(struct linear_args){.w = w, .x = x, .bias = bias, .y = y, .n_rows = s->n_rows, .ld_y = ld});
+    m->ops->linear(m->dev, &(struct linear_args){.w = p->weight, .x = x, .bias = p->bias, .y = y, .n_rows = s->n_rows,
+                                                 .ld_y = ld});
+    if (!p->lora_a)
+        return;
+    struct low_rank_args args = model_low_rank_args(m, s, p, x, low);
+    args.y = y;
+    args.ld_y = ld;
+    m->ops->train->low_rank(m->dev, &args);
 }
 
 /* The residual moves on to the buffer of its next role. */
@@ -150,9 +165,9 @@ static void attention_block(const struct model *m, const struct step *s, int l, 
     size_t d = (size_t)c->d_model, ld = qkv_width(m);
     bool normed_f32 = s->policy->scorer == SCORER_PREDICTOR && m->predictor->input == PREDICTOR_NORMED;
     norm(m, s, a->x, add, w->attention_norm, normed_f32 ? a->h : NULL, a->normed);
-    project(m, s, w->q, a->normed, w->q_bias, w->q_norm ? a->qkv_raw : a->qkv, ld);
-    project(m, s, w->k, a->normed, w->k_bias, keys_of(m, w->k_norm ? a->qkv_raw : a->qkv), ld);
-    project(m, s, w->v, a->normed, w->v_bias, values_of(m, a->qkv), ld);
+    project(m, s, &w->q, a->normed, a->low.q, w->q_norm ? a->qkv_raw : a->qkv, ld);
+    project(m, s, &w->k, a->normed, a->low.k, keys_of(m, w->k_norm ? a->qkv_raw : a->qkv), ld);
+    project(m, s, &w->v, a->normed, a->low.v, values_of(m, a->qkv), ld);
     prepare_heads(m, s, &c->layers[l], a->qkv_raw, a->qkv, w->q_norm, (size_t)c->n_heads, ld);
     prepare_heads(m, s, &c->layers[l], keys_of(m, a->qkv_raw), keys_of(m, a->qkv), w->k_norm, (size_t)c->n_kv_heads, ld);
     if (s->cache || s->sequences->gates)
@@ -161,7 +176,7 @@ static void attention_block(const struct model *m, const struct step *s, int l, 
         attend_cache(m, s, l);
     else
         attend_sequences(m, s, l);
-    project(m, s, w->o, a->attended, w->o_bias, a->attention_out, d);
+    project(m, s, &w->o, a->attended, a->low.o, a->attention_out, d);
     if (w->attention_post_norm)
         norm(m, s, a->attention_out, NULL, w->attention_post_norm, s->a->delta, NULL);
 }
@@ -174,10 +189,10 @@ static void mlp_block(const struct model *m, const struct step *s, int l) {
     size_t d = (size_t)c->d_model, d_ffn = (size_t)c->d_ffn;
     carry(m, s, a->x_mid, a->x);
     norm(m, s, a->x_mid, s->a->delta, w->ffn_norm, NULL, a->mlp_normed);
-    project(m, s, w->gate, a->mlp_normed, w->gate_bias, a->gate_up, 2 * d_ffn);
-    project(m, s, w->up, a->mlp_normed, w->up_bias, real_at(m, a->gate_up, d_ffn), 2 * d_ffn);
+    project(m, s, &w->gate, a->mlp_normed, a->low.gate, a->gate_up, 2 * d_ffn);
+    project(m, s, &w->up, a->mlp_normed, a->low.up, real_at(m, a->gate_up, d_ffn), 2 * d_ffn);
     m->ops->act_mul(m->dev, a->gate_up, c->ffn_act, s->n_rows, d_ffn, a->mlp_act);
-    project(m, s, w->down, a->mlp_act, w->down_bias, a->mlp_out, d);
+    project(m, s, &w->down, a->mlp_act, a->low.down, a->mlp_out, d);
     if (w->ffn_post_norm)
         norm(m, s, a->mlp_out, NULL, w->ffn_post_norm, s->a->delta, NULL);
 }

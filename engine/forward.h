@@ -49,6 +49,9 @@ void model_forward_layer(const struct model *model, const struct step *step, int
 /* The arguments of ops->predict and ops->train->attend_seq in layer l. */
 struct predict_args model_predict_args(const struct model *model, const struct step *step, int l);
 struct attend_seq_args model_attend_seq_args(const struct model *model, const struct step *step, int l);
+/* ... of ops->train->low_rank for a projection whose update stands beside its weight, but for y. */
+struct low_rank_args model_low_rank_args(const struct model *model, const struct step *step, const struct projection *p,
+                                         const void *x, float *low);
 /* What acts as gates in layer l: the threshold's, or sampled or imposed ones; (n_rows, n_kv_heads). */
 uint8_t *model_acting_gates(const struct model *model, const struct step *step, int l);
 

@@ -54,7 +54,7 @@ static int merge(const struct tensor *weight, const struct tensor *a, const stru
 
 int lora_merge(const struct checkpoint *checkpoint, const char *name, size_t n_rows, size_t n_cols, float **out,
                struct err *err) {
-    const struct predictor_config *config = checkpoint_predictor(checkpoint);
+    const struct predictor_config *config = checkpoint_added(checkpoint);
     struct str name_a = {0}, name_b = {0};
     const struct tensor *weight, *a, *b;
     size_t r = config ? (size_t)config->lora_r : 0;

@@ -1,5 +1,6 @@
-/* lora.h - low-rank updates of a projection (arXiv 2106.09685), stored under PEFT's names beside the predictor and merged
- * once at load: W + lora_alpha / r * B A, computed in f32. */
+/* lora.h - low-rank updates of a projection (arXiv 2106.09685), stored under PEFT's names, with or without a
+ * predictor, and merged once at load: W + lora_alpha / r * B A, computed in f32. Training keeps them apart, see
+ * model_load_unmerged(). */
 #ifndef SPKV_ENGINE_LORA_H
 #define SPKV_ENGINE_LORA_H
 

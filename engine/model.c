@@ -16,6 +16,7 @@ struct loader {
     struct device *dev;
     struct model *model;
     struct err *err;
+    bool unmerged; /* low-rank updates stay apart */
     int rc;
 };
 
@@ -52,19 +53,21 @@ int model_upload_rope(const struct model *m, size_t n_pos, float *out[2], struct
     return rc;
 }
 
-/* A vector, widened to f32 and uploaded. */
+/* Widened to f32 and uploaded. */
 static void load_vector(struct loader *l, const struct model_tensor *t) {
     const struct tensor *tensor;
+    bool matrix = t->n_rows > 0;
     float *wide;
-    if ((l->rc = checkpoint_require(l->checkpoint, t->name, 1, t->n_cols, 0, &tensor, l->err)) != OK ||
-        (l->rc = tensor_check_finite(tensor, l->err)) != OK)
+    l->rc = checkpoint_require(l->checkpoint, t->name, matrix ? 2 : 1, matrix ? t->n_rows : t->n_cols, t->n_cols, &tensor,
+                               l->err);
+    if (l->rc != OK || (l->rc = tensor_check_finite(tensor, l->err)) != OK)
         return;
-    if (!(wide = mem_alloc(t->n_cols, sizeof *wide, t->name, l->err))) {
+    if (!(wide = mem_alloc(tensor->n_items, sizeof *wide, t->name, l->err))) {
         l->rc = ERR_MEMORY;
         return;
     }
     tensor_to_f32(tensor, wide);
-    if (!(*t->vector = model_upload_real(l->ops, l->dev, wide, t->n_cols, l->err)))
+    if (!(*t->vector = model_upload_real(l->ops, l->dev, wide, tensor->n_items, l->err)))
         l->rc = ERR_MEMORY;
     free(wide);
 }
@@ -101,12 +104,20 @@ static void load_matrix(struct loader *l, const struct model_tensor *t) {
     float *merged = NULL;
     if ((l->rc = checkpoint_require(l->checkpoint, t->name, 2, t->n_rows, t->n_cols, &tensor, l->err)) != OK ||
         (l->rc = tensor_check_finite(tensor, l->err)) != OK ||
-        (l->rc = lora_merge(l->checkpoint, t->name, t->n_rows, t->n_cols, &merged, l->err)) != OK)
+        (!(l->unmerged && t->projection) &&
+         (l->rc = lora_merge(l->checkpoint, t->name, t->n_rows, t->n_cols, &merged, l->err)) != OK))
         return;
-    if (merged)
+    if (merged && l->unmerged)
+        l->rc = err_set(l->err, ERR_INPUT, tensor->file, "a low-rank update of tensor %s cannot be trained, only those of "
+                                                         "the layers' projections", t->name);
+    else if (merged)
         *t->weight = prepare_owned(l, &merged, t->n_rows, t->n_cols, WEIGHT_COMPUTE);
     else
         *t->weight = prepare_mapped(l, &(struct host_matrix){tensor->data, tensor->dtype, t->n_rows, t->n_cols});
+    if (t->projection) {
+        t->projection->n_out = t->n_rows;
+        t->projection->n_in = t->n_cols;
+    }
     if (*t->weight)
         l->model->weight_bytes += l->ops->weight_bytes(*t->weight);
     free(merged);
@@ -137,7 +148,7 @@ static void load_all(struct loader *l) {
     struct model *m = l->model;
     for (size_t i = 0; i < model_n_tensors(m) && l->rc == OK; i++) {
         struct model_tensor t = model_tensor_at(m, i);
-        if (t.present && t.vector)
+        if (t.lora ? l->unmerged && checkpoint_find(l->checkpoint, t.name) : t.present && t.vector)
             load_vector(l, &t);
         else if (t.present)
             load_matrix(l, &t);
@@ -150,8 +161,9 @@ static void load_all(struct loader *l) {
         load_predictor(l, i);
 }
 
-int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struct device *dev, struct model **out,
-               struct err *err) {
+static int load(const struct checkpoint *checkpoint, const struct ops *ops, struct device *dev, bool unmerged,
+                struct model **out, struct err *err) {
+    const struct predictor_config *added = checkpoint_added(checkpoint);
     struct model *m = mem_alloc(1, sizeof *m, "a model", err);
     *out = NULL;
     if (!m)
@@ -161,7 +173,12 @@ int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struc
     m->predictor = checkpoint_predictor(checkpoint);
     m->ops = ops;
     m->dev = dev;
-    struct loader l = {.checkpoint = checkpoint, .ops = ops, .dev = dev, .model = m, .err = err};
+    struct loader l = {.checkpoint = checkpoint, .ops = ops, .dev = dev, .model = m, .err = err,
+                       .unmerged = unmerged && added && added->lora_r > 0};
+    if (l.unmerged) {
+        m->lora_rank = (size_t)added->lora_r;
+        m->lora_scale = (float)(added->lora_alpha / added->lora_r);
+    }
     if (!(m->layers = mem_alloc((size_t)m->config->n_layers, sizeof *m->layers, "layers", err)))
         l.rc = ERR_MEMORY;
     else
@@ -173,6 +190,16 @@ int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struc
     else
         *out = m;
     return l.rc;
+}
+
+int model_load(const struct checkpoint *checkpoint, const struct ops *ops, struct device *dev, struct model **out,
+               struct err *err) {
+    return load(checkpoint, ops, dev, false, out, err);
+}
+
+int model_load_unmerged(const struct checkpoint *checkpoint, const struct ops *ops, struct device *dev, struct model **out,
+                        struct err *err) {
+    return load(checkpoint, ops, dev, true, out, err);
 }
 
 static void free_tensors(struct model *m) {

@@ -287,6 +287,18 @@ static void guard_linear_grad(struct device *dev, const struct linear_grad_args 
     end(dev);
 }
 
+static void guard_low_rank(struct device *dev, const struct low_rank_args *a) {
+    begin(dev);
+    ref_low_rank(dev, a);
+    end(dev);
+}
+
+static void guard_low_rank_grad(struct device *dev, const struct low_rank_grad_args *a) {
+    begin(dev);
+    ref_low_rank_grad(dev, a);
+    end(dev);
+}
+
 static void guard_act_mul_grad(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n,
                                const float *dout, float *dgate_up) {
     begin(dev);
@@ -362,6 +374,8 @@ const struct ops *ops_guard(void) {
         .weight_refresh = ref_weight_refresh,
         .rmsnorm_grad = guard_rmsnorm_grad,
         .linear_grad = guard_linear_grad,
+        .low_rank = guard_low_rank,
+        .low_rank_grad = guard_low_rank_grad,
         .act_mul_grad = guard_act_mul_grad,
         .embed_grad = guard_embed_grad,
         .predict_grad = guard_predict_grad,

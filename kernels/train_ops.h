@@ -36,6 +36,26 @@ struct linear_grad_args {
     float *dbias;           /* NULL, or (n_out) f32, added to */
 };
 
+/* A low-rank update of a product with a weight (arXiv 2106.09685): low = x a^T, y += scale * low b^T. */
+struct low_rank_args {
+    const float *a;      /* (rank, n_in) f32 */
+    const float *b;      /* (n_out, rank) f32 */
+    float scale;
+    size_t rank, n_in, n_out;
+    const void *x;       /* (n_rows, n_in) act, contiguous */
+    float *low;          /* (n_rows, rank) f32, contiguous: written */
+    float *y;            /* (n_rows, n_out) f32, ld_y: added to */
+    size_t n_rows, ld_y;
+};
+
+struct low_rank_grad_args {
+    const struct low_rank_args *forward; /* its low is replaced by the gradient of low; its y is not read */
+    const float *dy;     /* (n_rows, n_out) f32, ld_dy */
+    size_t ld_dy;
+    float *da, *db;      /* shaped like a and b, f32, added to */
+    float *dx;           /* (n_rows, n_in) f32, contiguous: added to */
+};
+
 /* The gradients of predict (struct predict_args; the hidden layer is computed again). Pointers that are NULL are not
  * wanted; fc1 NULL and fc2 NULL mean what they mean there. Weights were prepared with WEIGHT_F32. */
 struct predict_grad_args {
@@ -123,6 +143,8 @@ struct train_ops {
 
     void (*rmsnorm_grad)(struct device *dev, const struct rmsnorm_grad_args *a);
     void (*linear_grad)(struct device *dev, const struct linear_grad_args *a);
+    void (*low_rank)(struct device *dev, const struct low_rank_args *a);
+    void (*low_rank_grad)(struct device *dev, const struct low_rank_grad_args *a);
     /* dgate_up (n_rows, 2 n) f32 from dout (n_rows, n) f32 for act_mul of gate_up; dgate_up may be gate_up itself. */
     void (*act_mul_grad)(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n, const float *dout,
                          float *dgate_up);

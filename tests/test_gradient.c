@@ -180,6 +180,27 @@ static void check_case_slopes(const char *name) {
     train_case_close(&t);
 }
 
+/* Low-rank updates alone, under a frozen model: where nobody's weights can be trained but theirs. */
+static void test_lora_slopes(void **state) {
+    static const char *const policies[] = {"full", "window", "spkv"};
+    (void)state;
+    struct train_case t;
+    train_case_open("llama-lora", &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F64, .what = TRAIN_LORA}, &t);
+    t.batch.n_seq--;
+    size_t n_lora = 0;
+    for (size_t i = 0; i < t.params->n; i++)
+        n_lora += strstr(t.params->list[i].name, ".lora_") != NULL;
+    assert_int_equal(n_lora, 2 * 2 * 4); /* A and B of q, k, v, o in two layers */
+    uint8_t *imposed = impose_gates(&t);
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        train_case_use(&t, policies[i], false);
+        check_slopes(&t, &hard, i == 0);
+    }
+    t.batch.imposed_open = NULL;
+    free(imposed);
+    train_case_close(&t);
+}
+
 /* --- the same gradients in other ways ------------------------------------------------------------------------------- */
 
 /* All gradients of the parameters, one after the other. */
@@ -204,9 +225,9 @@ static void assert_same_gradients(const struct train_case *a, const double *want
                          a->params->list[i].name, k, got[at + k], want[at + k]);
 }
 
-static void check_recompute(const char *name) {
+static void check_recompute(const char *name, enum trained what) {
     struct train_case t;
-    train_case_open(name, &(struct train_options){.ops = ops_cpu(), .dtype = DTYPE_F32}, &t);
+    train_case_open(name, &(struct train_options){.ops = ops_cpu(), .dtype = DTYPE_F32, .what = what}, &t);
     const struct gates sampled = {.mode = GATES_SAMPLED, .sample_clip = 0.05, .seed = 3, .density_weight = 1};
     bool gates = can_train_gates(&t);
     const char *policy = gates ? "spkv" : "random";
@@ -220,6 +241,10 @@ static void check_recompute(const char *name) {
     free(kept);
     free(again);
     train_case_close(&t);
+}
+
+static void check_recompute_all(const char *name) {
+    check_recompute(name, TRAIN_ALL);
 }
 
 /* What GATES_SAMPLED draws, for micro_batch.imposed_open. */
@@ -299,13 +324,13 @@ static void check_frozen(const char *name) {
     train_case_close(&frozen);
 }
 
-static void check_guard(const char *name) {
-    struct train_options options = {.ops = ops_ref(), .dtype = DTYPE_F32, .policy = "spkv"};
+static void check_guard(const char *name, enum trained what, const struct gates *gates) {
+    struct train_options options = {.ops = ops_ref(), .dtype = DTYPE_F32, .what = what, .policy = "spkv"};
     struct train_case ref, guard;
     train_case_open(name, &options, &ref);
     options.ops = ops_guard();
     train_case_open(name, &options, &guard);
-    struct gradient_result a = train_case_add(&ref, &soft), b = train_case_add(&guard, &soft);
+    struct gradient_result a = train_case_add(&ref, gates), b = train_case_add(&guard, gates);
     assert_true(a.nll_sum == b.nll_sum);
     double *want = all_gradients(&ref), *got = all_gradients(&guard);
     assert_same_gradients(&ref, want, got, "guard");
@@ -363,6 +388,32 @@ static void check_case_losses(const char *name) {
     json_object_foreach(json_object_get(t.model_case.json, "policies"), policy, value)
         check_session(&t, policy);
     train_case_close(&t);
+}
+
+/* Losses with updates beside their weights against those of a session over the model in which they are merged, which happens
+ * in f32: eps(f32) of a weight, through four products a layer and two layers. */
+static void test_lora_losses(void **state) {
+    (void)state;
+    struct train_case apart, merged;
+    struct train_options options = {.ops = ops_ref(), .dtype = DTYPE_F64, .what = TRAIN_LORA};
+    struct err err = {0};
+    train_case_open("llama-lora", &options, &apart);
+    options.what = TRAIN_ALL;
+    train_case_open("llama-lora", &options, &merged);
+    size_t n_rows = (size_t)apart.splits[apart.batch.n_seq];
+    float *nll = zalloc(n_rows, sizeof *nll), *want = zalloc(n_rows, sizeof *want);
+    train_case_use(&apart, "full", false);
+    train_case_use(&merged, "full", false);
+    must(gradient_forward(apart.gradient, &apart.batch, &hard, nll, NULL, &err), &err);
+    must(gradient_forward(merged.gradient, &merged.batch, &hard, want, NULL, &err), &err);
+    for (size_t r = 0; r < n_rows; r++)
+        if (apart.target[r] >= 0 && !(fabsf(nll[r] - want[r]) <= 2e-6f * want[r]))
+            fail_msg("loss after %zu is %.9g, merged %.9g", r, (double)nll[r], (double)want[r]);
+    check_session(&apart, "full"); /* evaluation during training: a session over the model as it is */
+    free(nll);
+    free(want);
+    train_case_close(&apart);
+    train_case_close(&merged);
 }
 
 /* --- results -------------------------------------------------------------------------------------------------------- */
@@ -469,7 +520,8 @@ static void test_losses(void **state) {
 
 static void test_recompute(void **state) {
     (void)state;
-    for_all(check_recompute);
+    for_all(check_recompute_all);
+    check_recompute("llama-lora", TRAIN_LORA);
 }
 
 static void test_frozen(void **state) {
@@ -481,15 +533,17 @@ static void test_frozen(void **state) {
 
 static void test_guard(void **state) {
     (void)state;
-    check_guard("gemma3-pattern");
-    check_guard("llama-gqa");
+    check_guard("gemma3-pattern", TRAIN_ALL, &soft);
+    check_guard("llama-gqa", TRAIN_ALL, &soft);
+    check_guard("llama-lora", TRAIN_LORA, &hard);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_losses), cmocka_unit_test(test_slopes), cmocka_unit_test(test_recompute),
         cmocka_unit_test(test_frozen), cmocka_unit_test(test_guard),  cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_sampled),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_sampled), cmocka_unit_test(test_lora_slopes),
+        cmocka_unit_test(test_lora_losses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -143,7 +143,7 @@ static struct checkpoint *start(const struct scratch *dir, struct schedule *s, c
     char *path = scratch_write_text(dir, "in/config.json", config);
     must(init_model(path, NULL, 1, scratch_path(dir, "m"), &err), &err);
     struct checkpoint *dense = open_dir(scratch_path(dir, "m"), NULL);
-    must(init_predictor(checkpoint_config(dense), s, scratch_path(dir, "m"), &err), &err);
+    must(init_added(checkpoint_config(dense), s, scratch_path(dir, "m"), &err), &err);
     checkpoint_close(dense);
     return open_dir(scratch_path(dir, "m"), NULL);
 }
@@ -204,6 +204,32 @@ static void test_other_kinds(void **state) {
     }
 }
 
+/* Updates that change nothing yet, of the projections that are asked for; gates or none beside them. */
+static void test_lora(void **state) {
+    (void)state;
+    for (int dense = 0; dense < 2; dense++) {
+        struct schedule s = schedule_default();
+        struct scratch dir;
+        s.trained = TRAIN_LORA;
+        s.lora_r = 24;
+        s.lora_alpha = dense ? 6 : 0;
+        s.lora_targets = dense ? LORA_ALL : LORA_ATTENTION;
+        if (dense)
+            snprintf(s.policy, sizeof s.policy, "full");
+        scratch_open(&dir);
+        struct checkpoint *c = start(&dir, &s, SMALL "}");
+        assert_int_equal(checkpoint_predictor(c) != NULL, !dense);
+        assert_int_equal(checkpoint_added(c)->lora_r, 24);
+        assert_true(checkpoint_added(c)->lora_alpha == (dense ? 6 : 48));
+        assert_normal(checkpoint_find(c, "model.layers.1.self_attn.k_proj.lora_A.weight"), 0.125);
+        assert_constant(checkpoint_find(c, "model.layers.1.self_attn.k_proj.lora_B.weight"), 0);
+        assert_int_equal(checkpoint_find(c, "model.layers.0.mlp.down_proj.lora_A.weight") != NULL, dense);
+        assert_loads(c);
+        checkpoint_close(c);
+        scratch_close(&dir);
+    }
+}
+
 /* A layer with a sliding window of its own gets none. */
 static void test_sliding(void **state) {
     struct schedule s = schedule_default();
@@ -227,6 +253,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_families), cmocka_unit_test(test_deterministic), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_trunk),    cmocka_unit_test(test_other_kinds),   cmocka_unit_test(test_sliding),
+        cmocka_unit_test(test_lora),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

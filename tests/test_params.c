@@ -65,6 +65,28 @@ static void check_values(const char *name) {
     train_case_close(&t);
 }
 
+/* Of a model whose updates are trained: those, with their values, and the predictor. */
+static void test_lora_values(void **state) {
+    (void)state;
+    struct train_case t;
+    size_t n_lora = 0;
+    train_case_open("llama-lora", &(struct train_options){.ops = ops_ref(), .dtype = DTYPE_F32, .what = TRAIN_LORA}, &t);
+    for (size_t i = 0; i < t.params->n; i++) {
+        const struct param *param = &t.params->list[i];
+        const struct tensor *tensor = checkpoint_find(t.model_case.checkpoint, param->name);
+        assert_non_null(tensor);
+        assert_true(is_lora(param->name) == (param->group == PARAM_MODEL) && param->decay);
+        n_lora += is_lora(param->name);
+        double *values = train_case_read(&t, param->master, param->n);
+        for (size_t k = 0; k < param->n; k++)
+            assert_true(values[k] == dtype_load(tensor->data, tensor->dtype, k));
+        free(values);
+    }
+    assert_int_equal(n_lora, 2 * 2 * 4);
+    assert_true(t.params->n > n_lora);
+    train_case_close(&t);
+}
+
 static void test_values(void **state) {
     (void)state;
     char names[MAX_CASES][64];
@@ -203,7 +225,7 @@ static void test_nothing_to_train(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values), cmocka_unit_test(test_handles),          cmocka_unit_test(test_update),
-        cmocka_unit_test(test_nothing_to_train),
+        cmocka_unit_test(test_nothing_to_train), cmocka_unit_test(test_lora_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

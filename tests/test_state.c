@@ -46,7 +46,7 @@ static void run_open(struct run *r, const char *source_dir, const char *predicto
     struct err err = {0};
     must(checkpoint_open(source_dir, predictor_dir, &r->source, &err), &err);
     must(ops_ref()->open(&(struct device_options){.dtype = dtype, .n_threads = 1}, &r->dev, &err), &err);
-    must(model_load(r->source, ops_ref(), r->dev, &r->model, &err), &err);
+    must(model_load_unmerged(r->source, ops_ref(), r->dev, &r->model, &err), &err);
     must(params_create(r->model, r->schedule.trained, &r->params, &err), &err);
 }
 
@@ -65,6 +65,7 @@ static void run_begin(struct run *r, enum trained trained, const char *config) {
     must(schedule_set(&r->schedule, "window", "16", &err), &err);
     must(schedule_set(&r->schedule, "threshold", "0.625", &err), &err);
     r->schedule.trained = trained;
+    r->schedule.lora_r = trained == TRAIN_LORA ? 4 : 0;
     must(schedule_check(&r->schedule, "", &err), &err);
     r->progress = (struct progress_state){.step = 12, .n_tok = 3456, .data_epoch = 1, .data_next = 789,
                                           .data_hash = "0123456789abcdef0123456789abcdef",
@@ -75,7 +76,7 @@ static void run_begin(struct run *r, enum trained trained, const char *config) {
     must(init_model(path, NULL, 3, scratch_path(&r->dir, "base"), &err), &err);
     struct checkpoint *dense;
     must(checkpoint_open(scratch_path(&r->dir, "base"), NULL, &dense, &err), &err);
-    must(init_predictor(checkpoint_config(dense), &r->schedule, scratch_path(&r->dir, "start"), &err), &err);
+    must(init_added(checkpoint_config(dense), &r->schedule, scratch_path(&r->dir, "start"), &err), &err);
     checkpoint_close(dense);
     run_open(r, scratch_path(&r->dir, "base"), scratch_path(&r->dir, "start"), DTYPE_F32);
 }
@@ -147,9 +148,9 @@ static void assert_same_progress(const struct progress_state *a, const struct pr
 /* --- round trips ------------------------------------------------------------------------------------------------------ */
 
 static void test_round_trip(void **state) {
-    static const enum trained trained[] = {TRAIN_ALL, TRAIN_PREDICTOR};
+    static const enum trained trained[] = {TRAIN_ALL, TRAIN_PREDICTOR, TRAIN_LORA};
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         struct run r;
         struct progress_state progress = {0};
         struct schedule schedule;
@@ -274,6 +275,52 @@ static void test_predictor_directory(void **state) {
     assert_true(dtype_load(t->data, t->dtype, 0) == (double)value_at(5, 0, 0, 0));
     checkpoint_close(c);
     run_end(&r);
+}
+
+/* Predictor and low-rank updates under PEFT's names, which a reader merges; from a dense twin the updates alone. */
+static void check_lora_directory(const char *policy) {
+    bool gated = strcmp(policy, "spkv") == 0;
+    struct run r;
+    struct checkpoint *c;
+    struct device *dev;
+    struct model *merged;
+    struct err err = {0};
+    run_begin(&r, TRAIN_LORA, CONFIG("32"));
+    if (!gated) {
+        run_close(&r);
+        must(schedule_set(&r.schedule, "policy", policy, &err), &err);
+        must(checkpoint_open(scratch_path(&r.dir, "base"), NULL, &c, &err), &err);
+        must(init_added(checkpoint_config(c), &r.schedule, scratch_path(&r.dir, "start"), &err), &err);
+        checkpoint_close(c);
+        run_open(&r, scratch_path(&r.dir, "base"), scratch_path(&r.dir, "start"), DTYPE_F32);
+    }
+    fill(&r, 5);
+    must(save(&r, DTYPE_F32, &err), &err);
+    json_t *config = read_json(&r, "out/checkpoint/spkv_config.json");
+    assert_int_equal(json_integer_value(json_object_get(config, "r")), 4);
+    assert_true(json_number_value(json_object_get(config, "lora_alpha")) == 8);
+    assert_string_equal(text_of(config, "base_model_hash"), checkpoint_base_hash(r.source));
+    json_decref(config);
+    must(checkpoint_open(scratch_path(&r.dir, "base"), scratch_path(&r.dir, "out/checkpoint"), &c, &err), &err);
+    assert_null(checkpoint_warning(c));
+    assert_int_equal(checkpoint_predictor(c) != NULL, gated);
+    const struct tensor *a = checkpoint_find(c, "model.layers.1.self_attn.v_proj.lora_A.weight");
+    const struct tensor *b = checkpoint_find(c, "model.layers.1.self_attn.v_proj.lora_B.weight");
+    assert_true(a && a->shape[0] == 4 && a->shape[1] == 32 && b && b->shape[0] == 16 && b->shape[1] == 4);
+    assert_null(checkpoint_find(c, "model.layers.1.mlp.up_proj.lora_A.weight"));
+    must(ops_ref()->open(&(struct device_options){.dtype = DTYPE_F32}, &dev, &err), &err);
+    must(model_load(c, ops_ref(), dev, &merged, &err), &err);
+    assert_true(merged->lora_rank == 0 && (merged->predictor != NULL) == gated);
+    model_free(merged);
+    ops_ref()->close(dev);
+    checkpoint_close(c);
+    run_end(&r);
+}
+
+static void test_lora_directory(void **state) {
+    (void)state;
+    check_lora_directory("spkv");
+    check_lora_directory("full");
 }
 
 /* Without a predictor: no "spkv" object that a reader would look for tensors of. */
@@ -546,6 +593,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_handles_follow),
         cmocka_unit_test(test_model_directory), cmocka_unit_test(test_predictor_directory),
+        cmocka_unit_test(test_lora_directory),
         cmocka_unit_test(test_dense),           cmocka_unit_test(test_source_is_output),
         cmocka_unit_test(test_other_schedule),  cmocka_unit_test(test_other_model),
         cmocka_unit_test(test_surplus),         cmocka_unit_test(test_broken_files),

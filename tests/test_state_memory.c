@@ -89,7 +89,7 @@ static int make_start(struct err *err) {
     if (rc == OK)
         rc = model_config_read(scratch_path(&dir, "start"), &config, err);
     if (rc == OK)
-        rc = init_predictor(&config, &schedule, scratch_path(&dir, "start"), err);
+        rc = init_added(&config, &schedule, scratch_path(&dir, "start"), err);
     model_config_free(&config);
     return rc;
 }

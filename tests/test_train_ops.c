@@ -255,6 +255,61 @@ static void case_linear_grad(struct pair *p, size_t n_rows, size_t n_cols) {
     }
 }
 
+/* Everything is rounded where f32 is, so that the tolerance of each product holds for its own operands; what comes after low
+ * or its gradient also has their errors, which are as large as the product of the norms behind them. */
+static void run_low_rank(struct pair *p, size_t n_rows, size_t n_in, size_t n_out, size_t rank) {
+    size_t ld = n_out + 3, n_low = n_rows * rank;
+    double unit = 5 * U * sqrt((double)rank), scale = 1.75;
+    double *x = random_values(p, n_rows * n_in, -2, 2, p->got.act), *y = random_values(p, n_rows * ld, -1, 1, DTYPE_F32);
+    double *a = random_values(p, rank * n_in, -1, 1, DTYPE_F32), *b = random_values(p, n_out * rank, -1, 1, DTYPE_F32);
+    double *dy = random_values(p, n_rows * ld, -1, 1, DTYPE_F32), *dx = random_values(p, n_rows * n_in, -1, 1, DTYPE_F32);
+    double *da = random_values(p, rank * n_in, -1, 1, DTYPE_F32), *db = random_values(p, n_out * rank, -1, 1, DTYPE_F32);
+    double norm_a = norm(a, rank * n_in, 1), norm_b = norm(b, n_out * rank, 1), norm_x = norm(x, n_rows * n_in, 1);
+    double norm_dy = norm(dy, n_rows * ld, 1);
+    struct tolerance {
+        double *y, *low, *db, *da, *dx;
+    } tol = {zalloc(n_rows * ld, sizeof *y), zalloc(n_low, sizeof *y), zalloc(n_out * rank, sizeof *y),
+             zalloc(rank * n_in, sizeof *y), zalloc(n_rows * n_in, sizeof *y)};
+    for (size_t i = 0; i < n_rows * ld; i++)
+        tol.y[i] = 2 * U + 2 * unit * scale * norm_x * norm_a * norm_b;
+    for (size_t i = 0; i < n_low; i++)
+        tol.low[i] = unit * scale * norm_dy * norm_b;
+    for (size_t i = 0; i < n_out * rank; i++)
+        tol.db[i] = 2 * U + 2 * unit * scale * norm_dy * norm_x * norm_a;
+    for (size_t i = 0; i < rank * n_in; i++)
+        tol.da[i] = 2 * U + 2 * unit * scale * norm_dy * norm_b * norm_x;
+    for (size_t i = 0; i < n_rows * n_in; i++)
+        tol.dx[i] = 2 * U + 2 * unit * scale * norm_dy * norm_b * norm_a;
+    struct duo xd = duo_make(p, p->got.act, n_rows * n_in, x), yd = duo_make(p, p->got.real, n_rows * ld, y);
+    struct duo ad = duo_make(p, p->got.real, rank * n_in, a), bd = duo_make(p, p->got.real, n_out * rank, b);
+    struct duo lowd = duo_make(p, p->got.real, n_low, NULL), dyd = duo_make(p, p->got.real, n_rows * ld, dy);
+    struct duo dxd = duo_make(p, p->got.real, n_rows * n_in, dx), dad = duo_make(p, p->got.real, rank * n_in, da);
+    struct duo dbd = duo_make(p, p->got.real, n_out * rank, db);
+    for (int side = 0; side < 2; side++) {
+        const struct backend *backend = side_of(p, side);
+        const struct low_rank_args forward = {
+            .a = on(&ad, side), .b = on(&bd, side), .scale = (float)scale, .rank = rank, .n_in = n_in, .n_out = n_out,
+            .x = on(&xd, side), .low = on(&lowd, side), .y = on(&yd, side), .n_rows = n_rows, .ld_y = ld};
+        train_of(backend)->low_rank(backend->dev, &forward);
+        train_of(backend)->low_rank_grad(backend->dev, &(struct low_rank_grad_args){
+            .forward = &forward, .dy = on(&dyd, side), .ld_dy = ld, .da = on(&dad, side), .db = on(&dbd, side),
+            .dx = on(&dxd, side)});
+    }
+    duo_finish(p, "low_rank", &yd, tol.y, 0);
+    duo_finish(p, "low_rank_grad low", &lowd, tol.low, 0);
+    duo_finish(p, "low_rank_grad da", &dad, tol.da, 0);
+    duo_finish(p, "low_rank_grad db", &dbd, tol.db, 0);
+    duo_finish(p, "low_rank_grad dx", &dxd, tol.dx, 0);
+    duo_free(&xd), duo_free(&ad), duo_free(&bd), duo_free(&dyd);
+    free(x), free(y), free(a), free(b), free(dy), free(dx), free(da), free(db);
+    free(tol.y), free(tol.low), free(tol.db), free(tol.da), free(tol.dx);
+}
+
+static void case_low_rank(struct pair *p, size_t n_rows, size_t n_cols) {
+    run_low_rank(p, n_rows, n_cols, 33, 1);
+    run_low_rank(p, n_rows, 130, n_cols, 8);
+}
+
 /* Ids repeat: a sum of as many terms as there are rows. */
 static void case_embed_grad(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t vocab = 11, n = n_rows * n_cols;
@@ -598,6 +653,7 @@ int main(void) {
     static const struct op_case cases[] = {
         {"rmsnorm_grad", case_rmsnorm_grad}, {"act_mul_grad", case_act_mul_grad},
         {"weight_make", case_weight_make},   {"linear_grad", case_linear_grad},
+        {"low_rank", case_low_rank},
         {"embed_grad", case_embed_grad},     {"nll_grad", case_nll_grad},
         {"predict_grad", case_predict_grad}, {"gate_log", case_gate_log},
         {"gate_sample", case_gate_sample},   {"adamw", case_adamw},

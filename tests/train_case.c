@@ -38,7 +38,9 @@ void train_case_open(const char *name, const struct train_options *options, stru
     model_case_open(name, &t->model_case);
     t->ops = options->ops;
     must(t->ops->open(&(struct device_options){.n_threads = 2, .dtype = options->dtype}, &t->dev, &err), &err);
-    must(model_load(t->model_case.checkpoint, t->ops, t->dev, &t->model, &err), &err);
+    int (*load)(const struct checkpoint *, const struct ops *, struct device *, struct model **, struct err *) =
+        options->what == TRAIN_LORA ? model_load_unmerged : model_load;
+    must(load(t->model_case.checkpoint, t->ops, t->dev, &t->model, &err), &err);
     must(params_create(t->model, options->what, &t->params, &err), &err);
     fill_batch(t);
     if (options->policy)

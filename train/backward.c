@@ -45,11 +45,27 @@ static void norm_grad(const struct model *m, const struct backward_args *a, cons
         .add_dx = add_dx, .dweight = params_grad_of(a->params, weight)});
 }
 
-static void project_grad(const struct model *m, const struct backward_args *a, const struct weight *w, const float *bias,
-                         const void *x, const float *dy, size_t ld_dy, float *dx, bool add_dx) {
+/* x, low and the gradients of one projection. */
+struct projection_flow {
+    const void *x;
+    float *low;
+    const float *dy;
+    size_t ld_dy;
+    float *dx;
+    bool add_dx;
+};
+
+static void project_grad(const struct model *m, const struct backward_args *a, const struct projection *p,
+                         const struct projection_flow *f) {
     m->ops->train->linear_grad(m->dev, &(struct linear_grad_args){
-        .w = w, .x = x, .dy = dy, .n_rows = a->step->n_rows, .ld_dy = ld_dy, .dx = dx, .add_dx = add_dx,
-        .dw = params_grad_of(a->params, w), .dbias = params_grad_of(a->params, bias)});
+        .w = p->weight, .x = f->x, .dy = f->dy, .n_rows = a->step->n_rows, .ld_dy = f->ld_dy, .dx = f->dx,
+        .add_dx = f->add_dx, .dw = params_grad_of(a->params, p->weight), .dbias = params_grad_of(a->params, p->bias)});
+    if (!p->lora_a)
+        return;
+    const struct low_rank_args forward = model_low_rank_args(m, a->step, p, f->x, f->low);
+    m->ops->train->low_rank_grad(m->dev, &(struct low_rank_grad_args){
+        .forward = &forward, .dy = f->dy, .ld_dy = f->ld_dy, .da = params_grad_of(a->params, p->lora_a),
+        .db = params_grad_of(a->params, p->lora_b), .dx = f->dx});
 }
 
 /* Of n_heads heads that lie side by side: the rotation, then the norm per head, of which `raw` went in. */
@@ -94,10 +110,11 @@ static void mlp_grad(const struct model *m, const struct backward_args *a, int l
         norm_grad(m, a, kept->mlp_out, w->ffn_post_norm, s->dx, s->dout, false);
         dout = s->dout;
     }
-    project_grad(m, a, w->down, w->down_bias, kept->mlp_act, dout, d, s->dinner, false);
+    project_grad(m, a, &w->down, &(struct projection_flow){kept->mlp_act, kept->low.down, dout, d, s->dinner, false});
     m->ops->train->act_mul_grad(m->dev, kept->gate_up, m->config->ffn_act, a->step->n_rows, d_ffn, s->dinner, dgate);
-    project_grad(m, a, w->gate, w->gate_bias, kept->mlp_normed, dgate, 2 * d_ffn, s->dnormed, false);
-    project_grad(m, a, w->up, w->up_bias, kept->mlp_normed, dup, 2 * d_ffn, s->dnormed, true);
+    project_grad(m, a, &w->gate, &(struct projection_flow){kept->mlp_normed, kept->low.gate, dgate, 2 * d_ffn,
+                                                                s->dnormed, false});
+    project_grad(m, a, &w->up, &(struct projection_flow){kept->mlp_normed, kept->low.up, dup, 2 * d_ffn, s->dnormed, true});
     norm_grad(m, a, kept->x_mid, w->ffn_norm, s->dnormed, s->dx, true);
 }
 
@@ -115,15 +132,15 @@ static void attention_grad(const struct model *m, const struct backward_args *a,
         norm_grad(m, a, kept->attention_out, w->attention_post_norm, s->dx, s->dout, false);
         dout = s->dout;
     }
-    project_grad(m, a, w->o, w->o_bias, kept->attended, dout, d, s->dinner, false);
+    project_grad(m, a, &w->o, &(struct projection_flow){kept->attended, kept->low.o, dout, d, s->dinner, false});
     m->ops->train->attend_seq_grad(m->dev, &(struct attend_seq_grad_args){
         .forward = &forward, .dout = s->dinner, .dq = dq, .dk = dk, .dv = dv,
         .dlog_gate = utilities ? s->dutility : NULL});
     prepare_heads_grad(m, a, &c->layers[l], kept->qkv_raw, w->q_norm, dq, forward.n_heads, ld);
     prepare_heads_grad(m, a, &c->layers[l], real_at(m, kept->qkv_raw, n_q), w->k_norm, dk, forward.n_kv_heads, ld);
-    project_grad(m, a, w->q, w->q_bias, kept->normed, dq, ld, s->dnormed, false);
-    project_grad(m, a, w->k, w->k_bias, kept->normed, dk, ld, s->dnormed, true);
-    project_grad(m, a, w->v, w->v_bias, kept->normed, dv, ld, s->dnormed, true);
+    project_grad(m, a, &w->q, &(struct projection_flow){kept->normed, kept->low.q, dq, ld, s->dnormed, false});
+    project_grad(m, a, &w->k, &(struct projection_flow){kept->normed, kept->low.k, dk, ld, s->dnormed, true});
+    project_grad(m, a, &w->v, &(struct projection_flow){kept->normed, kept->low.v, dv, ld, s->dnormed, true});
     if (utilities)
         predictor_grad(m, a, l);
     norm_grad(m, a, kept->x, w->attention_norm, s->dnormed, s->dx, true);
@@ -132,7 +149,7 @@ static void attention_grad(const struct model *m, const struct backward_args *a,
 /* The lowest layer that holds something trained: below it nobody needs gradients. */
 static int lowest_layer(const struct model *m, const struct backward_args *a) {
     int l = 0;
-    if (params_grad_of(a->params, m->embed))
+    if (params_grad_of(a->params, m->embed) || m->lora_rank > 0)
         return 0;
     while (l < m->config->n_layers && !(a->utilities && m->layers[l].b2))
         l++;

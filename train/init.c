@@ -13,7 +13,7 @@
 #include "engine/model_tensors.h"
 #include "engine/safetensors_write.h"
 
-enum { MAX_CONFIG_BYTES = 16 << 20, BLOCK_ITEMS = 1 << 14, MAX_PREDICTOR_TENSORS = 4 };
+enum { MAX_CONFIG_BYTES = 16 << 20, BLOCK_ITEMS = 1 << 14 };
 
 /* A tensor to be written: N(mean, deviation). */
 struct start {
@@ -44,9 +44,9 @@ static void plan_add(struct plan *plan, const struct model_tensor *t, double mea
     struct tensor_plan *tensor = &plan->tensors[plan->n++];
     *start = (struct start){.mean = (float)mean, .deviation = (float)deviation};
     memcpy(start->name, t->name, sizeof start->name);
-    *tensor = (struct tensor_plan){.name = start->name, .dtype = DTYPE_F32, .n_dims = t->vector ? 1 : 2};
-    tensor->shape[0] = t->vector ? t->n_cols : t->n_rows;
-    tensor->shape[1] = t->vector ? 0 : t->n_cols;
+    *tensor = (struct tensor_plan){.name = start->name, .dtype = DTYPE_F32, .n_dims = t->n_rows > 0 ? 2 : 1};
+    tensor->shape[0] = t->n_rows > 0 ? t->n_rows : t->n_cols;
+    tensor->shape[1] = t->n_rows > 0 ? t->n_cols : 0;
 }
 
 /* Four normal numbers, the block-th of a key (Box and Muller, 1958). */
@@ -187,7 +187,7 @@ int init_model(const char *config_path, const char *tokenizer_dir, uint64_t seed
     return rc;
 }
 
-/* --- predictor -------------------------------------------------------------------------------------------------------- */
+/* --- what is added ---------------------------------------------------------------------------------------------------- */
 
 static size_t predictor_width(const struct model_config *config, const struct schedule *s) {
     size_t quarter = (size_t)config->d_model / 4;
@@ -210,18 +210,29 @@ static void plan_predictor_tensor(struct plan *plan, const struct model_tensor *
         plan_add(plan, t, s->start_bias, 0);
 }
 
-static int write_predictor(const struct model_config *config, const struct schedule *s, const char *dir, struct err *err) {
+/* A low-rank update starts as nothing: B is zero. */
+static void plan_lora_tensor(struct plan *plan, const struct model_tensor *t, const struct schedule *s) {
+    bool first = ends_with(t->name, ".lora_A.weight");
+    if (s->lora_targets == LORA_ALL || strstr(t->name, ".self_attn."))
+        plan_add(plan, t, 0, first ? 1 / sqrt((double)t->n_cols) : 0);
+}
+
+static int write_added(const struct model_config *config, const struct schedule *s, const char *dir, struct err *err) {
     struct model model;
     struct plan plan = {0};
     int rc = empty_model(config, &model, err);
     if (rc == OK)
-        rc = plan_create((size_t)config->n_layers * MAX_PREDICTOR_TENSORS, &plan, err);
+        rc = plan_create(model_n_tensors(&model), &plan, err);
     for (int l = 0; rc == OK && l < config->n_layers; l++)
         model.layers[l].predictor_hidden = predictor_width(config, s);
+    model.lora_rank = (size_t)s->lora_r;
     for (size_t i = 0; rc == OK && i < model_n_tensors(&model); i++) {
         struct model_tensor t = model_tensor_at(&model, i);
         int layer;
-        if (t.predictor && sscanf(t.name, "model.layers.%d.", &layer) == 1 && config->layers[layer].sliding_window == 0)
+        if (t.lora && s->trained == TRAIN_LORA)
+            plan_lora_tensor(&plan, &t, s);
+        if (t.predictor && schedule_gated(s) && sscanf(t.name, "model.layers.%d.", &layer) == 1 &&
+            config->layers[layer].sliding_window == 0)
             plan_predictor_tensor(&plan, &t, s);
     }
     if (rc == OK)
@@ -231,15 +242,15 @@ static int write_predictor(const struct model_config *config, const struct sched
     return rc;
 }
 
-int init_predictor(const struct model_config *config, const struct schedule *s, const char *dir, struct err *err) {
+int init_added(const struct model_config *config, const struct schedule *s, const char *dir, struct err *err) {
     struct predictor_config predictor = {.window = s->window, .threshold = s->threshold, .input = PREDICTOR_NORMED,
-                                         .sigmoid = true,
+                                         .sigmoid = true, .lora_r = s->lora_r, .lora_alpha = schedule_lora_alpha(s),
                                          .act = s->predictor_kind == PREDICTOR_TRUNK ? s->predictor_activation : ACT_NONE};
     json_t *object = predictor_config_json(&predictor);
     char *path = file_join(dir, "spkv_config.json", err);
     int rc = path && object ? file_make_dirs(dir, err) : err_memory(err, "a predictor", 1024);
     if (rc == OK)
-        rc = write_predictor(config, s, dir, err);
+        rc = write_added(config, s, dir, err);
     if (rc == OK)
         rc = json_write_file(object, path, err);
     json_decref(object);

@@ -1,5 +1,6 @@
-/* init.h - where a training run starts: random weights, a predictor whose gates are open. Written as files, so that the
- * trainer opens every start in the same way, with checkpoint_open() and model_load(). */
+/* init.h - where a training run starts: random weights, a predictor whose gates are open, low-rank updates that change
+ * nothing yet. Written as files, so that the trainer opens every start in the same way, with checkpoint_open() and
+ * model_load(). */
 #ifndef SPKV_TRAIN_INIT_H
 #define SPKV_TRAIN_INIT_H
 
@@ -16,8 +17,9 @@
 int init_model(const char *config, const char *tokenizer_dir, uint64_t seed, const char *dir, struct err *err);
 
 /* Writes spkv_config.json and spkv.safetensors into `dir` (made when absent; init_model's directory is as good as one of
- * its own): for every layer without a sliding window of its own a predictor as the schedule says, fc1
- * N(0, 1 / sqrt(d_model)), fc2 N(0, 0.1 / sqrt(inputs)), b1 0, b2 start_bias. */
-int init_predictor(const struct model_config *config, const struct schedule *schedule, const char *dir, struct err *err);
+ * its own): when gates act, for every layer without a sliding window of its own a predictor as the schedule says, fc1
+ * N(0, 1 / sqrt(d_model)), fc2 N(0, 0.1 / sqrt(inputs)), b1 0, b2 start_bias; when low-rank updates are trained, those of
+ * its lora_targets, A N(0, 1 / sqrt(n_in)) and B 0. */
+int init_added(const struct model_config *config, const struct schedule *schedule, const char *dir, struct err *err);
 
 #endif

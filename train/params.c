@@ -58,12 +58,16 @@ static int take_matrix(struct params *p, struct param *param, const struct model
     return OK;
 }
 
+static bool is_trained(const struct model_tensor *t, enum trained what) {
+    return t->present && (t->predictor || what == TRAIN_ALL || (what == TRAIN_LORA && t->lora));
+}
+
 static int take(struct params *p, const struct model_tensor *t, struct err *err) {
     struct param *param = &p->list[p->n++];
     size_t real = real_size(p->model->ops, p->model->dev);
     int rc = OK;
-    *param = (struct param){.n_rows = t->n_rows, .n_cols = t->n_cols, .n = (t->weight ? t->n_rows : 1) * t->n_cols,
-                            .group = t->predictor ? PARAM_PREDICTOR : PARAM_MODEL, .decay = t->weight || t->predictor};
+    *param = (struct param){.n_rows = t->n_rows, .n_cols = t->n_cols, .n = (t->n_rows > 0 ? t->n_rows : 1) * t->n_cols,
+                            .group = t->predictor ? PARAM_PREDICTOR : PARAM_MODEL, .decay = t->n_rows > 0 || t->predictor};
     memcpy(param->name, t->name, sizeof param->name);
     p->n_items += param->n;
     param->grad = zeroed(p->model, param->n, real, &rc);
@@ -97,7 +101,7 @@ int params_create(struct model *model, enum trained what, struct params **out, s
     }
     for (size_t i = 0; i < n && rc == OK; i++) {
         struct model_tensor t = model_tensor_at(model, i);
-        if (t.present && (t.predictor || what == TRAIN_ALL))
+        if (is_trained(&t, what))
             rc = take(p, &t, err);
     }
     if (rc == OK)
@@ -105,7 +109,8 @@ int params_create(struct model *model, enum trained what, struct params **out, s
     if (rc == OK)
         rc = model->ops->sync(model->dev, err);
     if (rc == OK && p->n == 0)
-        rc = err_set(err, ERR_INPUT, "", "there is nothing to train: the model is frozen and has no predictor");
+        rc = err_set(err, ERR_INPUT, "", "there is nothing to train: the model is frozen, and has neither predictor nor "
+                                        "low-rank updates");
     if (rc == OK && what == TRAIN_ALL)
         drop_owned(model);
     if (rc == OK)
@@ -124,7 +129,7 @@ void params_free(struct params *p) {
         m->ops->mem_free(m->dev, param->grad);
         m->ops->mem_free(m->dev, param->m);
         m->ops->mem_free(m->dev, param->v);
-        if (param->n_rows > 0)
+        if (param->weight)
             m->ops->mem_free(m->dev, param->master);
     }
     if (m)

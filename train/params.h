@@ -13,6 +13,8 @@
 enum trained {
     TRAIN_ALL,       /* model and predictor */
     TRAIN_PREDICTOR, /* the model stays frozen; static gates are a predictor with fc2.bias alone */
+    TRAIN_LORA,      /* ... but for low-rank updates of its projections (arXiv 2106.09685), trained with the predictor or, in
+                        a dense model, alone: they stand beside their weights, see model_load_unmerged() */
 };
 
 enum param_group { PARAM_MODEL, PARAM_PREDICTOR };
@@ -21,11 +23,11 @@ struct param {
     char name[128];         /* "model.layers.0.self_attn.q_proj.weight" */
     size_t n_rows, n_cols;  /* a vector has n_rows = 0 and n_cols items */
     size_t n;               /* items */
-    enum param_group group;
+    enum param_group group; /* low-rank updates belong to the model */
     bool decay;             /* weight decay acts: matrices, and every tensor of the predictor */
     float *master;          /* (n) device f32 */
     float *grad, *m, *v;    /* the same shape */
-    struct weight *weight;  /* the model's handle over master; NULL for vectors */
+    struct weight *weight;  /* the model's handle over master; NULL for vectors and low-rank updates */
 };
 
 struct params {

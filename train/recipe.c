@@ -49,7 +49,7 @@ json_t *recipe_deviations(const struct schedule *s, uint64_t n_tok) {
         return list;
     }
     compare_keys(s, &list, &line);
-    if (s->trained == TRAIN_ALL && s->gates == GATES_SOFT && schedule_anneal_steps(s) != 500) {
+    if (s->trained != TRAIN_PREDICTOR && s->gates == GATES_SOFT && schedule_anneal_steps(s) != 500) {
         str_printf(&line, "anneal_steps %lld (paper: about 500)", (long long)schedule_anneal_steps(s));
         add(&list, &line);
     }

@@ -34,6 +34,10 @@ struct schedule schedule_default(void) {
 
 /* --- derived values --------------------------------------------------------------------------------------------------- */
 
+double schedule_lora_alpha(const struct schedule *s) {
+    return s->lora_alpha > 0 ? s->lora_alpha : 2.0 * s->lora_r;
+}
+
 bool schedule_gated(const struct schedule *s) {
     size_t n = strcspn(s->policy, ":");
     return n == 4 && memcmp(s->policy, "spkv", n) == 0;
@@ -128,6 +132,11 @@ static int check_run(const struct checker *c) {
     if (!schedule_gated(s) && s->trained == TRAIN_PREDICTOR)
         return refuse(c, "\"trained\" is \"predictor\", but under \"policy\" \"%s\" no predictor acts, so that nothing "
                          "would be trained: use policy spkv", s->policy);
+    if (s->trained == TRAIN_LORA && s->lora_r == 0)
+        return refuse(c, "\"trained\" is \"lora\", but \"lora_r\" is 0: give the rank of the updates (8)");
+    if (s->trained != TRAIN_LORA && (s->lora_r > 0 || s->lora_alpha > 0))
+        return refuse(c, "\"%s\" is %g, but \"trained\" is not \"lora\": set it, or leave the low-rank updates out",
+                      s->lora_r > 0 ? "lora_r" : "lora_alpha", s->lora_r > 0 ? s->lora_r : s->lora_alpha);
     return OK;
 }
 

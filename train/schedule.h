@@ -26,6 +26,11 @@ enum predictor_kind {
                                averaged over them before every update */
 };
 
+enum lora_targets {
+    LORA_ATTENTION, /* "attention": q, k, v, o */
+    LORA_ALL,       /* "all": gate, up, down too */
+};
+
 struct schedule {
     /* how long, and what a step is */
     int64_t steps;          /* required */
@@ -34,10 +39,15 @@ struct schedule {
     int context_len;        /* tokens of a sequence; 1024 */
     bool answer_only;       /* loss on answers only; false */
     uint64_t seed;          /* 0: start, order of the data, sampled gates */
-    enum trained trained;   /* "all", "predictor"; all */
+    enum trained trained;   /* "all", "predictor", "lora"; all */
     char policy[1024];      /* the attention, as --policy takes it: "spkv" (default), "full", "window", "layout:file=..." */
 
-    /* AdamW of the model */
+    /* low-rank updates, with trained "lora" only */
+    int lora_r;             /* rank; 0 = none */
+    double lora_alpha;      /* 0 = 2 lora_r: updates are scaled by lora_alpha / lora_r */
+    enum lora_targets lora_targets; /* "attention" (default), "all" */
+
+    /* AdamW of the model, or of its low-rank updates */
     double learning_rate;   /* 2e-4, the peak */
     int64_t warmup_steps;   /* 0: linear from 0 */
     double final_lr_frac;   /* 0.1: the cosine ends at this share of the peak */
@@ -91,7 +101,7 @@ int schedule_set(struct schedule *s, const char *key, const char *value, struct 
 
 /* Values that contradict each other: ERR_INPUT at `where` (a file, or "" for the command line) with the remedy. Every other
  * function below demands a schedule that passed. Under another policy than spkv the keys of predictor and gates have no
- * effect, so that a dense twin is the same file with another policy. */
+ * effect, so that a dense twin is the same file with another policy (with trained "lora" its low-rank updates alone). */
 int schedule_check(const struct schedule *s, const char *where, struct err *err);
 
 /* Canonical JSON: all keys in order, one a line, shortest decimal that reads back to the same value. */
@@ -105,6 +115,7 @@ void schedule_format_value(const struct schedule *s, const char *key, struct str
  * recompute) count only when `all`. */
 const char *schedule_difference(const struct schedule *a, const struct schedule *b, bool all);
 
+double schedule_lora_alpha(const struct schedule *s);   /* effective */
 bool schedule_gated(const struct schedule *s);          /* the policy is spkv: gates of a predictor act */
 uint64_t schedule_step_tok(const struct schedule *s);   /* tokens a step at most: sequences * context_len */
 int64_t schedule_soft_steps(const struct schedule *s);  /* of phase 1; all when only the predictor is trained */

@@ -21,7 +21,11 @@ struct choice {
     int value;
 };
 
-static const struct choice trained_choices[] = {{"all", TRAIN_ALL}, {"predictor", TRAIN_PREDICTOR}, {0}};
+static const struct choice trained_choices[] = {{"all", TRAIN_ALL},
+                                                {"predictor", TRAIN_PREDICTOR},
+                                                {"lora", TRAIN_LORA},
+                                                {0}};
+static const struct choice target_choices[] = {{"attention", LORA_ATTENTION}, {"all", LORA_ALL}, {0}};
 static const struct choice kind_choices[] = {{"trunk", PREDICTOR_TRUNK},
                                              {"linear", PREDICTOR_LINEAR},
                                              {"static", PREDICTOR_STATIC},
@@ -55,9 +59,12 @@ static const struct field fields[] = {
     INT(context_len, 2, 1 << 22, "tokens of a sequence (1024)"),
     FLAG(answer_only, "loss on answers only (false)"),
     INT(seed, 0, 0x1p53, "of the start, the order of the data and sampled gates (0)"),
-    CHOICE(trained, trained_choices, "all or predictor (all)"),
+    CHOICE(trained, trained_choices, "all, predictor, or lora: predictor and low-rank updates (all)"),
     {.key = {"policy", "the attention: spkv, full, window, layout:file=F ... (spkv)", false}, .type = FIELD_TEXT,
      PLACE(policy)},
+    INT(lora_r, 0, 1 << 16, "rank of low-rank updates, with trained lora (0 = none)"),
+    REAL(lora_alpha, 0, 1e9, "they are scaled by lora_alpha / lora_r (0 = 2 lora_r)"),
+    CHOICE(lora_targets, target_choices, "of the attention's projections, or all: those of the MLP too (attention)"),
     REAL(learning_rate, 0, 10, "peak learning rate of the model (2e-4)"),
     INT(warmup_steps, 0, MAX_STEPS, "steps in which the rate rises from 0 (0)"),
     REAL(final_lr_frac, 0, 1, "share of the peak at which the cosine ends (0.1)"),

@@ -37,9 +37,9 @@ float *state_part(const struct param *p, int part) {
 }
 
 static void plan_param(const struct param *p, enum dtype dtype, const char *name, struct tensor_plan *out) {
-    *out = (struct tensor_plan){.name = name, .dtype = dtype, .n_dims = p->weight ? 2 : 1};
-    out->shape[0] = p->weight ? p->n_rows : p->n_cols;
-    out->shape[1] = p->weight ? p->n_cols : 0;
+    *out = (struct tensor_plan){.name = name, .dtype = dtype, .n_dims = p->n_rows > 0 ? 2 : 1};
+    out->shape[0] = p->n_rows > 0 ? p->n_rows : p->n_cols;
+    out->shape[1] = p->n_rows > 0 ? p->n_cols : 0;
 }
 
 void state_plan_part(const struct param *p, int part, char name[STATE_NAME_BYTES], struct tensor_plan *out) {
@@ -121,8 +121,9 @@ static int write_state_tensors(const struct params *params, const char *dir, str
 
 /* --- configuration out ------------------------------------------------------------------------------------------------ */
 
-static bool only_predictor(const struct state_save *save) {
-    return save->schedule->trained == TRAIN_PREDICTOR;
+/* The model itself is frozen: what is trained was added to it, and is saved apart. */
+static bool only_added(const struct state_save *save) {
+    return save->schedule->trained != TRAIN_ALL;
 }
 
 static json_t *trained_with(const struct state_save *save) {
@@ -132,10 +133,11 @@ static json_t *trained_with(const struct state_save *save) {
                      recipe_deviations(save->schedule, p->n_tok), "commit", save->commit, "version", save->version);
 }
 
-/* The "spkv" object: the predictor's configuration with the window and threshold it was trained for. */
-static json_t *predictor_object(const struct state_save *save) {
-    struct predictor_config config = *save->params->model->predictor;
-    config.lora_r = 0; /* low-rank updates were merged when the model was loaded */
+/* The "spkv" object: the configuration of what was added, with the window and threshold it was trained for. */
+static json_t *added_object(const struct state_save *save) {
+    struct predictor_config config = *checkpoint_added(save->source);
+    if (save->schedule->trained != TRAIN_LORA)
+        config.lora_r = 0; /* low-rank updates were merged when the model was loaded */
     if (schedule_gated(save->schedule)) {
         config.window = save->schedule->window;
         config.threshold = save->schedule->threshold;
@@ -155,8 +157,8 @@ static int write_json(json_t *object, const char *dir, const char *name, struct 
     return rc;
 }
 
-static int write_predictor_config(const struct state_save *save, const char *dir, struct err *err) {
-    json_t *object = predictor_object(save);
+static int write_added_config(const struct state_save *save, const char *dir, struct err *err) {
+    json_t *object = added_object(save);
     bool failed = !object ||
                   json_object_set_new(object, "base_model_name_or_path", json_string(checkpoint_dir(save->source))) != 0 ||
                   json_object_set_new(object, "base_model_hash", json_string(checkpoint_base_hash(save->source))) != 0;
@@ -175,7 +177,7 @@ static int write_config(const struct state_save *save, const char *dir, struct e
         json_object_del(config, "torch_dtype"); /* the older name of "dtype" */
         if (json_object_set_new(config, "dtype", json_string(save->dtype == DTYPE_BF16 ? "bfloat16" : "float32")) != 0 ||
             json_object_set_new(config, has_predictor ? "spkv" : "trained_with",
-                                has_predictor ? predictor_object(save) : trained_with(save)) != 0)
+                                has_predictor ? added_object(save) : trained_with(save)) != 0)
             rc = err_memory(err, "config.json", 4096);
     }
     if (rc == OK)
@@ -205,7 +207,7 @@ static int copy_companions(const char *from_dir, const char *to_dir, struct err 
 
 static int write_state_json(const struct state_save *save, const char *dir, struct err *err) {
     struct saved_run run = {.schedule = *save->schedule, .progress = *save->progress};
-    if (only_predictor(save))
+    if (only_added(save))
         snprintf(run.base_hash, sizeof run.base_hash, "%s", checkpoint_base_hash(save->source));
     json_t *object = saved_run_json(&run);
     int rc = object ? write_json(object, dir, STATE_JSON, err) : err_memory(err, STATE_JSON, 4096);
@@ -214,11 +216,11 @@ static int write_state_json(const struct state_save *save, const char *dir, stru
 }
 
 static int write_all(const struct state_save *save, const char *dir, struct err *err) {
-    const char *name = only_predictor(save) ? "spkv.safetensors" : "model.safetensors";
+    const char *name = only_added(save) ? "spkv.safetensors" : "model.safetensors";
     int rc = write_masters(save->params, save->dtype, dir, name, err);
     if (rc == OK)
-        rc = only_predictor(save) ? write_predictor_config(save, dir, err) : write_config(save, dir, err);
-    if (rc == OK && !only_predictor(save))
+        rc = only_added(save) ? write_added_config(save, dir, err) : write_config(save, dir, err);
+    if (rc == OK && !only_added(save))
         rc = copy_companions(checkpoint_dir(save->source), dir, err);
     if (rc == OK)
         rc = write_state_tensors(save->params, dir, err);
@@ -245,7 +247,7 @@ static int make_temporary(const char *out_dir, char **out, struct err *err) {
 
 /* A saved predictor takes the place of all added tensors, low-rank updates too, under which it was trained. */
 static int refuse_low_rank(const struct state_save *save, struct err *err) {
-    if (!only_predictor(save) || save->params->model->predictor->lora_r == 0)
+    if (save->schedule->trained != TRAIN_PREDICTOR || checkpoint_added(save->source)->lora_r == 0)
         return OK;
     return err_set(err, ERR_INPUT, checkpoint_dir(save->source), "the model has low-rank updates, which a predictor saved "
                                                                  "alone would lose: merge them into the weights first");

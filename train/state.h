@@ -6,8 +6,8 @@
  *   training_state.safetensors   f32: NAME.master, NAME.m, NAME.v of every parameter
  *   training_state.json          schedule, progress, hash of the base model
  *
- * or, when only the predictor is trained, spkv_config.json and spkv.safetensors (formats.md section 2) in place of the first
- * three. transformers and spkv load the directory like any other.
+ * or, when the model stays frozen, spkv_config.json and spkv.safetensors (formats.md section 2: predictor and low-rank
+ * updates) in place of the first three. transformers and spkv load the directory like any other.
  *
  * The directory is written as OUT/checkpoint.tmp-XXXXXX, synced, and exchanged with the old one in one rename: a kill at any
  * moment leaves the old or the new one, complete. One process at a time. */

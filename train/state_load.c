@@ -130,7 +130,7 @@ int state_load(const char *out_dir, struct checkpoint *source, struct params *pa
     if (rc != OK || (rc = check_schedule(&saved, schedule, out_dir, err)) != OK)
         return rc;
     if (saved.base_hash[0] && strcmp(saved.base_hash, checkpoint_base_hash(source)) != 0)
-        return err_set(err, ERR_INPUT, out_dir, "the saved run trained a predictor for a model with base_model_hash %s, "
+        return err_set(err, ERR_INPUT, out_dir, "the saved run trained additions to a model with base_model_hash %s, "
                                                 "but %s has %s: resume it with its own model", saved.base_hash,
                        checkpoint_dir(source), checkpoint_base_hash(source));
     if ((rc = restore(out_dir, params, err)) == OK)

@@ -145,7 +145,7 @@ static void fill_row(const struct trainer *t, const struct schedule_point *point
     bool gated = t->o->policy->scorer == SCORER_PREDICTOR;
     row->n_tok = t->progress.n_tok;
     row->loss = sums->n_predicted ? sums->nll_sum / (double)sums->n_predicted : (double)NAN;
-    row->lr_model = t->s->trained == TRAIN_ALL ? point->lr_model : 0;
+    row->lr_model = t->s->trained != TRAIN_PREDICTOR ? point->lr_model : 0;
     row->lr_predictor = point->freeze_predictor ? 0 : point->lr_predictor;
     row->blend = gated ? point->blend : (double)NAN;
     row->density_weight = point->density_weight * t->progress.control.factor;

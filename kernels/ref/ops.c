@@ -6,6 +6,8 @@ const struct ops *ops_ref(void) {
         .weight_refresh = ref_weight_refresh,
         .rmsnorm_grad = ref_rmsnorm_grad,
         .linear_grad = ref_linear_grad,
+        .low_rank = ref_low_rank,
+        .low_rank_grad = ref_low_rank_grad,
         .act_mul_grad = ref_act_mul_grad,
         .embed_grad = ref_embed_grad,
         .predict_grad = ref_predict_grad,
