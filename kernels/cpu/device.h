@@ -137,6 +137,8 @@ int cpu_weight_make(struct device *dev, const float *master, size_t n_rows, size
 void cpu_weight_refresh(struct device *dev, struct weight *w);
 void cpu_rmsnorm_grad(struct device *dev, const struct rmsnorm_grad_args *a);
 void cpu_linear_grad(struct device *dev, const struct linear_grad_args *a);
+void cpu_low_rank(struct device *dev, const struct low_rank_args *a);
+void cpu_low_rank_grad(struct device *dev, const struct low_rank_grad_args *a);
 void cpu_act_mul_grad(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n, const float *dout,
                       float *dgate_up);
 void cpu_embed_grad(struct device *dev, const int32_t *ids, size_t n_rows, size_t n_cols, float scale, const float *dout,
