@@ -172,7 +172,8 @@ static int refuse_inside(const char *out_dir, const char *input, struct err *err
 static int check_start(const struct training *t, const char *out_dir, struct err *err) {
     if (strcmp(t->run.protocol, "pretrain") == 0 && t->schedule.trained == TRAIN_PREDICTOR)
         return err_set(err, ERR_USAGE, "", "pretrain begins with a random model, which is not saved where only the "
-                                           "predictor is trained: leave out --freeze-model and --static-gates, or adapt a model");
+                                           "predictor is trained: leave out --freeze-model and --static-gates, or use "
+                                           "adapt");
     int rc = refuse_inside(out_dir, t->run.model, err);
     return rc == OK ? refuse_inside(out_dir, t->run.tokenizer, err) : rc;
 }

@@ -1,6 +1,6 @@
-/* failing_heap.h - the C library's allocator replaced by one that counts and fails at the k-th allocation. Only in a header, so
- * that no program but those that include it, in one file each, has another malloc. A sanitizer has an allocator of its own:
- * such builds skip. One thread. */
+/* failing_heap.h - the C library's allocator replaced by one that counts and fails at the k-th allocation. Only in a header,
+ * so that no program but those that include it, in one file each, has another malloc. A sanitizer has an allocator of its
+ * own: such builds skip. One thread. */
 #ifndef SPKV_TESTS_FAILING_HEAP_H
 #define SPKV_TESTS_FAILING_HEAP_H
 

@@ -23,7 +23,7 @@ int state_find(const char *out_dir, bool *found, struct err *err) {
     *found = rc == OK && file_exists(checkpoint);
     if (*found && !file_exists(state))
         rc = err_set(err, ERR_INPUT, checkpoint, "there is no " STATE_JSON " here: the run cannot go on, and a new start "
-                                                 "would replace the weights. Put the file back, or adapt the checkpoint into "
+                                                 "would replace the weights. Put the file back, or adapt the checkpoint in "
                                                  "another directory");
     free(checkpoint);
     free(state);
