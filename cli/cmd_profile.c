@@ -24,8 +24,8 @@ enum { KEY_RECORD = 0x400 };
 static const struct argp_option argp_options[] = {
     {"output", 'o', "FILE", 0, "the run file (required)", 1},
     {"record", KEY_RECORD, "LIST", 0, "heads, positions (always); classes, tokens, utility, utility:u8, open, attention "
-     "(default for a dense checkpoint: attention), oracle (with tokens, policy full: attention that a token gets from outside "
-     "its window)", 1},
+     "(default for a dense checkpoint: attention), oracle (with tokens, policy full: attention that a token gets from "
+     "outside its window)", 1},
     {0},
 };
 

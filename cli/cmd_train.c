@@ -23,7 +23,7 @@
 struct training {
     struct train_run run;
     struct schedule schedule;
-    char *start_dir;         /* OUT/start: what the run begins with and no other file holds; kept while the run is open */
+    char *start_dir;         /* OUT/start.tmp: what the run begins with and no other file holds, while it is open */
     struct loaded loaded;
     struct policy *full;
     struct batches *data;
@@ -150,7 +150,7 @@ static int open_model(struct training *t, bool quiet, struct err *err) {
 }
 
 static int open_training(struct training *t, const char *out_dir, bool quiet, struct err *err) {
-    if (!(t->start_dir = file_join(out_dir, "start", err)))
+    if (!(t->start_dir = file_join(out_dir, "start.tmp", err)))
         return ERR_MEMORY;
     int rc = open_model(t, quiet, err);
     int vocab = rc == OK ? t->loaded.model->config->vocab_size : 0;
@@ -168,6 +168,30 @@ static int remove_in(const char *out_dir, const char *name, struct err *err) {
     int rc = path ? file_remove_tree(path, err) : ERR_MEMORY;
     free(path);
     return rc;
+}
+
+/* What begin() removes must not be what the run is made from. */
+static int refuse_inside(const char *out_dir, const char *input, struct err *err) {
+    char *path = input ? file_join(out_dir, "checkpoint", err) : NULL;
+    char *checkpoint = path ? realpath(path, NULL) : NULL; /* NULL: nothing is there */
+    size_t n = checkpoint ? strlen(checkpoint) : 0;
+    int rc = input && !path ? ERR_MEMORY : OK;
+    if (n > 0 && strncmp(input, checkpoint, n) == 0 && (input[n] == 0 || input[n] == '/'))
+        rc = err_set(err, ERR_INPUT, input, "the run would begin with this, but --force removes it with the older run in "
+                                            "%s: give another directory", out_dir);
+    free(checkpoint);
+    free(path);
+    return rc;
+}
+
+/* Runs whose start would be lost. */
+static int check_start(const struct training *t, const char *out_dir, struct err *err) {
+    if (strcmp(t->run.protocol, "pretrain") == 0 && t->schedule.trained == TRAIN_PREDICTOR)
+        return err_set(err, ERR_USAGE, "", "pretrain begins with a random model, which is not saved where only the "
+                                           "predictor is trained: leave out --freeze-model and --static-gates, or use "
+                                           "adapt");
+    int rc = refuse_inside(out_dir, t->run.model, err);
+    return rc == OK ? refuse_inside(out_dir, t->run.tokenizer, err) : rc;
 }
 
 /* A new run begins: what an older one left in OUT goes only now, when everything that is read was found good. */
@@ -263,6 +287,8 @@ static int train_new(struct training *t, const struct train_options *o, const ch
         rc = train_options_schedule(o, &t->schedule, err);
     if (rc == OK)
         rc = train_run_make(o, command, &t->run, err);
+    if (rc == OK)
+        rc = check_start(t, o->output, err);
     if (rc != OK)
         return rc;
     if ((rc = open_training(t, o->output, o->quiet, err)) == OK)
@@ -286,6 +312,8 @@ static int train_again(struct training *t, const struct train_options *o, struct
     if (o->threads > 0)
         t->run.threads = o->threads;
     free(path);
+    if (rc == OK) /* before anything is written again: a full disk may need the room */
+        rc = state_clean(o->output, err);
     return rc == OK ? open_training(t, o->output, o->quiet, err) : rc;
 }
 

@@ -70,6 +70,35 @@ static int put_inputs(const struct train_options *o, json_t *object, struct err 
     return rc;
 }
 
+static int check_choice(const char *key, const char *value, const char *const choices[3], const char *where,
+                        struct err *err) {
+    for (int i = 0; i < 3; i++)
+        if (choices[i] && strcmp(value, choices[i]) == 0)
+            return OK;
+    return err_set(err, ERR_INPUT, where, "\"%s\" is \"%.100s\", expected %s, %s%s%s", key, value, choices[0], choices[1],
+                   choices[2] ? ", " : "", choices[2] ? choices[2] : "");
+}
+
+/* The file may have been edited by hand. */
+static int check_run(const struct train_run *run, const char *where, struct err *err) {
+    const struct {
+        const char *key, *value, *choices[3];
+    } strings[] = {{"protocol", run->protocol, {"pretrain", "adapt"}}, {"dtype", run->dtype, {"bf16", "f32"}},
+                   {"compute", run->compute, {"f32", "bf16"}}, {"backend", run->backend, {"auto", "ref", "cpu"}}};
+    size_t i;
+    const json_t *entry;
+    int rc = OK;
+    for (i = 0; rc == OK && i < sizeof strings / sizeof *strings; i++)
+        rc = check_choice(strings[i].key, strings[i].value, strings[i].choices, where, err);
+    json_array_foreach(run->corpora, i, entry)
+        if (rc == OK && !json_is_string(json_object_get(entry, "path")))
+            rc = err_set(err, ERR_INPUT, where, "entry %zu of \"corpora\" is no object with a \"path\"", i + 1);
+    json_array_foreach(run->eval, i, entry)
+        if (rc == OK && !json_is_string(entry))
+            rc = err_set(err, ERR_INPUT, where, "entry %zu of \"eval\" is not a path", i + 1);
+    return rc;
+}
+
 static int take(struct train_run *run, const char *where, struct err *err) {
     const json_t *o = run->object;
     const char *schema = "";
@@ -99,7 +128,9 @@ static int take(struct train_run *run, const char *where, struct err *err) {
         rc = json_get_int(o, "threads", 0, 1024, &run->threads, where, err);
     if (rc == OK)
         rc = json_get_bool(o, "split_blank", &run->split_blank, where, err);
-    return rc == OK ? json_get_bool(o, "new_predictor", &run->new_predictor, where, err) : rc;
+    if (rc == OK)
+        rc = json_get_bool(o, "new_predictor", &run->new_predictor, where, err);
+    return rc == OK ? check_run(run, where, err) : rc;
 }
 
 int train_run_make(const struct train_options *o, const char *command, struct train_run *run, struct err *err) {

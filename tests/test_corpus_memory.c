@@ -1,63 +1,10 @@
 /* Memory that runs out at the k-th allocation, for every k: an error each time, and nothing leaks. */
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
-
-#include "base/mem.h"
 #include "datasets/corpus.h"
 #include "datasets/recall.h"
+#include "tests/failing_heap.h"
 #include "tests/scratch.h"
-
-/* While armed, allocations are counted, number fail_at fails, and live blocks are counted. */
-static struct {
-    bool armed;
-    long n, fail_at, live;
-} heap;
-
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-enum { OWNS_HEAP = 1 };
-extern void *__libc_malloc(size_t size);
-extern void *__libc_calloc(size_t count, size_t size);
-extern void *__libc_realloc(void *block, size_t size);
-extern void __libc_free(void *block);
-
-static bool fails(void) {
-    if (heap.armed && ++heap.n == heap.fail_at) {
-        errno = ENOMEM;
-        return true;
-    }
-    heap.live += heap.armed;
-    return false;
-}
-
-void *malloc(size_t size) {
-    return fails() ? NULL : __libc_malloc(size);
-}
-
-void *calloc(size_t count, size_t size) {
-    return fails() ? NULL : __libc_calloc(count, size);
-}
-
-void *realloc(void *block, size_t size) {
-    if (fails())
-        return NULL;
-    heap.live -= heap.armed && block;
-    return __libc_realloc(block, size);
-}
-
-void free(void *block) {
-    heap.live -= heap.armed && block;
-    __libc_free(block);
-}
-#else
-enum { OWNS_HEAP = 0 };
-#endif
 
 static int read_corpus(void *path, struct err *err) {
     char *arguments[] = {path};
@@ -80,24 +27,14 @@ static int write_recall(void *stream, struct err *err) {
     return recall_write(stream, &options, err);
 }
 
-static void run_out(int (*work)(void *, struct err *), void *argument, int least) {
-    int rc = ERR_MEMORY, k;
-    if (!OWNS_HEAP) {
-        print_message("SKIP: a sanitizer owns the heap\n");
-        skip();
-    }
-    for (k = 1; rc != OK; k++) {
-        struct err err = {0};
-        heap.n = heap.live = 0;
-        heap.fail_at = k;
-        heap.armed = true;
-        rc = work(argument, &err);
-        heap.armed = false;
-        if (heap.live != 0 || (rc != OK && (rc != ERR_MEMORY || err.code != rc || !err.message[0])))
-            fail_msg("allocation %d: %ld blocks leak, code %d \"%s\"", k, heap.live, rc, err.message);
-    }
-    print_message("%d allocations\n", k - 2);
-    assert_true(k - 2 >= least && heap.n < heap.fail_at); /* each of them failed once */
+/* Every allocation fails once, and each failure is an error. */
+static void run_out(int (*work)(void *, struct err *), void *argument, long least) {
+    long k = 1;
+    heap_begin();
+    while (heap_fail_at(k, work, argument) != OK)
+        k++;
+    print_message("%ld allocations\n", k - 1);
+    assert_true(k - 1 >= least && heap.n < k);
 }
 
 static const char ROWS[] = "{\"prompt\": \"a\", \"completion\": \"b\", \"x\": [1, {\"y\": 2}]}\n"

@@ -97,6 +97,24 @@ cp "$dir/whole/run.json" "$dir/other/run.json"
 sed -i 's/"learning_rate": 0.01/"learning_rate": 0.02/' "$dir/other/schedule.json"
 expect 3 "learning_rate" "$spkv" train resume "$dir/other"
 expect 3 "no training run" "$spkv" train resume "$dir/nothing"
+cp "$dir/whole/schedule.json" "$dir/other/schedule.json"
+sed -i 's/"compute": "f32"/"compute": "f16"/' "$dir/other/run.json"
+expect 3 "compute" "$spkv" train resume "$dir/other"
+sed 's/"path"/"file"/' "$dir/whole/run.json" >"$dir/other/run.json"
+expect 3 "entry 1 of \"corpora\"" "$spkv" train resume "$dir/other"
+cp "$dir/whole/run.json" "$dir/other/run.json"
+sed -i 's/"step": 20/"step": 21/' "$dir/other/checkpoint/training_state.json"
+expect 3 "step" "$spkv" train resume "$dir/other"
+
+# Weights that were kept without their state are not replaced by a new start; nor is what a run begins with removed.
+rm "$dir/other/checkpoint/training_state.json"
+mkdir "$dir/other/start"
+expect 3 "training_state.json" "$spkv" train resume "$dir/other"
+cmp "$dir/whole/checkpoint/model.safetensors" "$dir/other/checkpoint/model.safetensors" || fail "a refused run replaced weights"
+[ -d "$dir/other/start" ] || fail "a run removed what is not its own"
+again() { "$spkv" train adapt "$dir/whole/checkpoint" "$dir/text.txt" $small -o "$dir/whole" --force; }
+expect 3 "give another directory" again
+[ -s "$dir/whole/checkpoint/model.safetensors" ] || fail "a run removed its own start"
 
 # Adapting: the model itself stays as it is, only predictor or gates are written; a dense twin has none.
 adapt() { "$spkv" train adapt "$dir/whole/checkpoint" "$dir/text.txt" $small --steps 6 --warmup-steps 0 -o "$@"; }
@@ -109,7 +127,7 @@ for kind in head layer; do
     expect 0 '"step": 6' adapt "$dir/static-$kind" --static-gates=$kind --json
     expect 0 "policy spkv" profile --predictor "$dir/static-$kind/checkpoint" -o "$dir/static-$kind.h5"
 done
-expect 0 "" adapt "$dir/twin" --policy full --dtype f32
+expect 0 "" adapt "$dir/new/twin" --policy full --dtype f32
 expect 0 "" adapt "$dir/window" --policy window --window 8
 expect 0 "" adapt "$dir/again" --density-weight 0.1 --target-density 0.3 --answer-only=false
 expect 3 "exists" adapt "$dir/again"
@@ -129,6 +147,7 @@ expect 2 "-o OUT" "$spkv" train adapt "$model" "$dir/text.txt"
 expect 2 "CORPUS" "$spkv" train adapt "$model" -o "$dir/x"
 expect 2 "resume" "$spkv" train resume "$dir/whole" --steps 30
 expect 2 "learning_rate" adapt "$dir/x" --learning-rate fast
+expect 2 "--freeze-model" start "$dir/x" --freeze-model
 echo '{"steps": 20, "lerning_rate": 1}' >"$dir/unknown.json"
 expect 3 "lerning_rate" "$spkv" train adapt "$model" "$dir/text.txt" --schedule "$dir/unknown.json" -o "$dir/x"
 expect 3 "hard before the last step" adapt "$dir/x" --anneal-steps 10

@@ -101,7 +101,8 @@ int schedule_set(struct schedule *s, const char *key, const char *value, struct 
 
 /* Values that contradict each other: ERR_INPUT at `where` (a file, or "" for the command line) with the remedy. Every other
  * function below demands a schedule that passed. Under another policy than spkv the keys of predictor and gates have no
- * effect, so that a dense twin is the same file with another policy (with trained "lora" its low-rank updates alone). */
+ * effect, but for `window`, which is the policy's too: a dense twin is the same file with another policy (with trained "lora" its
+ * low-rank updates alone). */
 int schedule_check(const struct schedule *s, const char *where, struct err *err);
 
 /* Canonical JSON: all keys in order, one a line, shortest decimal that reads back to the same value. */

@@ -95,7 +95,6 @@ static const struct field fields[] = {
 
 enum { N_FIELDS = sizeof fields / sizeof *fields };
 
-
 /* Keys that change when a run reports and saves and how it uses memory, not what it computes. */
 static bool is_idle(const struct field *f) {
     return strcmp(f->key.name, "eval_every") == 0 || strcmp(f->key.name, "save_every") == 0 ||

@@ -46,10 +46,9 @@ struct state_save {
  * OUT/checkpoint stays as it was. Waits for the device. The source may be OUT/checkpoint itself. */
 int state_save(const struct state_save *save, struct err *err);
 
-bool state_exists(const char *out_dir); /* OUT/checkpoint has a training state */
-
-/* The schedule of the saved run. */
-int state_read_schedule(const char *out_dir, struct schedule *out, struct err *err);
+/* Whether there is an OUT/checkpoint to go on from. ERR_INPUT for one without its training state, which a run that began
+ * anew would replace. */
+int state_find(const char *out_dir, bool *found, struct err *err);
 
 /* Restores masters and moments bit for bit, refreshes the model's handles, and fills *progress. ERR_INPUT when the state is
  * of another model (names, shapes, base hash of `source`) or schedule (see schedule_difference), naming the first

@@ -14,7 +14,8 @@ static json_t *progress_json(const struct progress_state *p) {
                      (json_int_t)p->control.n_steps);
 }
 
-static int progress_parse(const json_t *object, const char *where, struct progress_state *p, struct err *err) {
+static int progress_parse(const json_t *object, int64_t n_steps, const char *where, struct progress_state *p,
+                          struct err *err) {
     static const char *const keys[] = {"step",      "tokens",         "data_epoch",  "data_next",
                                        "data_hash", "density_factor", "density_sum", "density_steps"};
     int64_t n_tok = 0, epoch = 0, next = 0;
@@ -23,7 +24,7 @@ static int progress_parse(const json_t *object, const char *where, struct progre
     *p = (struct progress_state){0};
     for (size_t i = 0; rc == OK && i < sizeof keys / sizeof *keys; i++)
         rc = json_require(object, keys[i], where, err);
-    if (rc != OK || (rc = json_get_int(object, "step", 0, INT64_MAX, &p->step, where, err)) != OK ||
+    if (rc != OK || (rc = json_get_int(object, "step", 0, n_steps, &p->step, where, err)) != OK ||
         (rc = json_get_int(object, "tokens", 0, INT64_MAX, &n_tok, where, err)) != OK ||
         (rc = json_get_int(object, "data_epoch", 0, INT64_MAX, &epoch, where, err)) != OK ||
         (rc = json_get_int(object, "data_next", 0, INT64_MAX, &next, where, err)) != OK ||
@@ -77,7 +78,7 @@ static int parse_run(json_t *object, const char *where, struct saved_run *out, s
     rc = text ? schedule_parse(text, strlen(text), where, &out->schedule, err) : err_memory(err, "a schedule", 4096);
     free(text);
     if (rc == OK && (rc = schedule_check(&out->schedule, where, err)) == OK)
-        rc = progress_parse(progress, where, &out->progress, err);
+        rc = progress_parse(progress, out->schedule.steps, where, &out->progress, err);
     return rc;
 }
 

@@ -17,25 +17,23 @@ static char *state_path(const char *out_dir, const char *name, struct err *err) 
     return path.data;
 }
 
-bool state_exists(const char *out_dir) {
-    char *path = state_path(out_dir, STATE_JSON, NULL);
-    bool exists = path && file_exists(path);
-    free(path);
-    return exists;
+int state_find(const char *out_dir, bool *found, struct err *err) {
+    char *checkpoint = file_join(out_dir, "checkpoint", err), *state = state_path(out_dir, STATE_JSON, err);
+    int rc = checkpoint && state ? OK : ERR_MEMORY;
+    *found = rc == OK && file_exists(checkpoint);
+    if (*found && !file_exists(state))
+        rc = err_set(err, ERR_INPUT, checkpoint, "there is no " STATE_JSON " here: the run cannot go on, and a new start "
+                                                 "would replace the weights. Put the file back, or adapt the checkpoint in "
+                                                 "another directory");
+    free(checkpoint);
+    free(state);
+    return rc;
 }
 
 static int read_saved(const char *out_dir, struct saved_run *out, struct err *err) {
     char *path = state_path(out_dir, STATE_JSON, err);
     int rc = path ? saved_run_read(path, out, err) : ERR_MEMORY;
     free(path);
-    return rc;
-}
-
-int state_read_schedule(const char *out_dir, struct schedule *out, struct err *err) {
-    struct saved_run saved;
-    int rc = read_saved(out_dir, &saved, err);
-    if (rc == OK)
-        *out = saved.schedule;
     return rc;
 }
 

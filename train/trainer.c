@@ -345,12 +345,14 @@ static int open_run(struct trainer *t, struct err *err) {
 /* From the checkpoint where there is one; the data must be the same. */
 static int load(struct trainer *t, struct err *err) {
     char hash[33];
+    bool found;
     batches_hash(t->o->data, hash);
     t->progress.control = density_control_start();
     memcpy(t->progress.data_hash, hash, sizeof hash);
-    if (!state_exists(t->o->out_dir))
-        return OK;
-    int rc = state_load(t->o->out_dir, t->o->source, t->params, t->s, &t->progress, err);
+    int rc = state_find(t->o->out_dir, &found, err);
+    if (rc != OK || !found)
+        return rc;
+    rc = state_load(t->o->out_dir, t->o->source, t->params, t->s, &t->progress, err);
     if (rc == OK && strcmp(t->progress.data_hash, hash) != 0)
         rc = err_set(err, ERR_INPUT, t->o->out_dir, "the corpora are not those that the run began with: their files have "
                      "changed");
