@@ -211,7 +211,6 @@ static void (*const values_table[])(const float *, size_t, size_t, const struct 
 
 /* Scales, caps and masks n logits; the largest of them. */
 static INLINE float row_mask(float *logit, size_t n, const uint32_t *visible, float scale, float softcap, enum isa isa) {
-    float lane_max[16], max = -INFINITY;
     for (size_t j = 0; j < n; j += GROUP_KEYS) {
         uint32_t bits = visible[j / GROUP_KEYS];
 #pragma omp simd
@@ -228,16 +227,7 @@ static INLINE float row_mask(float *logit, size_t n, const uint32_t *visible, fl
                 logit[j + i] = bits >> i & 1 ? logit[j + i] : -INFINITY;
         }
     }
-    for (size_t i = 0; i < 16; i++)
-        lane_max[i] = -INFINITY;
-    for (size_t j = 0; j < n; j += 16) {
-#pragma omp simd
-        for (size_t i = 0; i < 16; i++)
-            lane_max[i] = logit[j + i] > lane_max[i] ? logit[j + i] : lane_max[i];
-    }
-    for (size_t i = 0; i < 16; i++)
-        max = lane_max[i] > max ? lane_max[i] : max;
-    return max;
+    return max_f32(logit, n, -INFINITY);
 }
 
 /* logit = exp(logit - max), 0 where masked; their sum. */

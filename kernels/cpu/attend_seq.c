@@ -28,7 +28,6 @@ static void block_place(struct block *b, float *memory) {
 
 /* Products -> logits of a query that sees `span` of n keys, a multiple of 16; the largest. */
 static INLINE float row_logits(float *x, struct key_span span, const float *gate, size_t n, float softcap, enum isa isa) {
-    float lane_max[16], max = -INFINITY;
     if (softcap != 0) {
 #pragma omp simd
         for (size_t j = 0; j < n; j++)
@@ -38,16 +37,7 @@ static INLINE float row_logits(float *x, struct key_span span, const float *gate
     for (size_t j = 0; j < span.far_end; j++)
         x[j] += gate[j];
     step_mask(x, span, n, -INFINITY);
-    for (size_t i = 0; i < 16; i++)
-        lane_max[i] = -INFINITY;
-    for (size_t j = 0; j < n; j += 16) {
-#pragma omp simd
-        for (size_t i = 0; i < 16; i++)
-            lane_max[i] = x[j + i] > lane_max[i] ? x[j + i] : lane_max[i];
-    }
-    for (size_t i = 0; i < 16; i++)
-        max = lane_max[i] > max ? lane_max[i] : max;
-    return max;
+    return max_f32(x, n, -INFINITY);
 }
 
 /* x = exp(x - max); their sum. */

@@ -22,21 +22,10 @@ static INLINE void softcap_body(float *x, float cap, size_t n, enum isa isa) {
 }
 
 static INLINE void log_sum_body(struct log_sum *s, float *x, size_t n, float cap, enum isa isa) {
-    float lane_max[16], max = s->max, sum = 0;
+    float sum = 0;
     if (cap != 0)
         softcap_body(x, cap, n, isa);
-    for (size_t i = 0; i < 16; i++)
-        lane_max[i] = max;
-    for (size_t j = 0; j + 16 <= n; j += 16) {
-#pragma omp simd
-        for (size_t i = 0; i < 16; i++)
-            lane_max[i] = x[j + i] > lane_max[i] ? x[j + i] : lane_max[i];
-    }
-    for (size_t i = 0; i < 16; i++)
-        max = lane_max[i] > max ? lane_max[i] : max;
-    for (size_t j = n / 16 * 16; j < n; j++)
-        max = x[j] > max ? x[j] : max;
-    float base = max == -INFINITY ? 0 : max;
+    float max = max_f32(x, n, s->max), base = max == -INFINITY ? 0 : max;
 #pragma omp simd reduction(+ : sum)
     for (size_t j = 0; j < n; j++)
         sum += exp_f32(x[j] - base, isa);

@@ -12,24 +12,13 @@ enum {
 
 /* x: logits -> scale times their gradient; the loss. */
 static INLINE float row_grad(float *x, size_t n, size_t target, float cap, float scale, enum isa isa) {
-    float lane_max[16], max = -INFINITY, sum = 0;
+    float sum = 0;
     if (cap != 0) {
 #pragma omp simd
         for (size_t i = 0; i < n; i++)
             x[i] = softcap_f32(x[i], cap, isa);
     }
-    for (size_t i = 0; i < 16; i++)
-        lane_max[i] = -INFINITY;
-    for (size_t j = 0; j + 16 <= n; j += 16) {
-#pragma omp simd
-        for (size_t i = 0; i < 16; i++)
-            lane_max[i] = x[j + i] > lane_max[i] ? x[j + i] : lane_max[i];
-    }
-    for (size_t i = 0; i < 16; i++)
-        max = lane_max[i] > max ? lane_max[i] : max;
-    for (size_t j = n / 16 * 16; j < n; j++)
-        max = x[j] > max ? x[j] : max;
-    float base = max == -INFINITY ? 0 : max, at_target = x[target];
+    float max = max_f32(x, n, -INFINITY), base = max == -INFINITY ? 0 : max, at_target = x[target];
 #pragma omp simd reduction(+ : sum)
     for (size_t i = 0; i < n; i++)
         sum += exp_f32(x[i] - base, isa);

@@ -4,6 +4,7 @@
 #define SPKV_KERNELS_CPU_VMATH_H
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -34,6 +35,24 @@ static INLINE float f16_widen(uint16_t bits) {
     float scaled = f32_from_bits(magnitude) * 0x1p112f;
     uint32_t wide = magnitude >= 0x0F800000u ? magnitude | 0x7F800000u : f32_bits(scaled);
     return f32_from_bits(wide | sign);
+}
+
+/* The largest of `max` and x; a NaN is never it. Lanes of its own: a reduction over max is scalar code where NaN and the sign
+ * of 0 count. */
+static INLINE float max_f32(const float *x, size_t n, float max) {
+    float lane_max[16];
+    for (size_t i = 0; i < 16; i++)
+        lane_max[i] = max;
+    for (size_t j = 0; j + 16 <= n; j += 16) {
+#pragma omp simd
+        for (size_t i = 0; i < 16; i++)
+            lane_max[i] = x[j + i] > lane_max[i] ? x[j + i] : lane_max[i];
+    }
+    for (size_t i = 0; i < 16; i++)
+        max = lane_max[i] > max ? lane_max[i] : max;
+    for (size_t j = n / 16 * 16; j < n; j++)
+        max = x[j] > max ? x[j] : max;
+    return max;
 }
 
 /* e^x, at most 2 ulp off: x = n ln 2 + r, |r| <= ln 2 / 2, a minimax polynomial of e^r (coefficients of Cephes expf), and
