@@ -2,20 +2,7 @@
 # The program from outside, on the shipped model: exit statuses, messages that name file and place, nothing lost, nothing half.
 #   SPKV=build/spkv RUN_EQUAL=build/tests/tools/run_equal MODEL=datasets/demo/model tests/cli.sh
 spkv=${SPKV:-build/spkv} run_equal=${RUN_EQUAL:-build/tests/tools/run_equal} model=${MODEL:-datasets/demo/model}
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-failed=0
-fail() { echo "FAIL: $*"; failed=1; }
-
-# expect STATUS TEXT COMMAND...: the exit status, and TEXT somewhere in what it prints (standard output or error).
-expect() {
-    want=$1 text=$2
-    shift 2
-    "$@" >"$dir/out" 2>&1
-    status=$?
-    [ "$status" -eq "$want" ] || { fail "$* exits $status, expected $want"; tail -n 5 "$dir/out"; }
-    [ -z "$text" ] || grep -qF -e "$text" "$dir/out" || { fail "$*: no \"$text\" in the output"; tail -n 5 "$dir/out"; }
-}
+. tests/outside
 
 mkdir "$dir/corpus"
 for i in 1 2 3 4 5 6 7; do head -c $((1500 * i)) docs/method.md >"$dir/corpus/$i.txt"; done

@@ -3,20 +3,7 @@
 #   SPKV=build/spkv MODEL=datasets/demo/model tests/train.sh
 export OMP_WAIT_POLICY=passive # runs are short, and other work may go on beside them
 spkv=${SPKV:-build/spkv} model=${MODEL:-datasets/demo/model} kills=${KILLS:-4}
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-failed=0
-fail() { echo "FAIL: $*"; failed=1; }
-
-# expect STATUS TEXT COMMAND...: the exit status, and TEXT somewhere in what it prints (standard output or error).
-expect() {
-    want=$1 text=$2
-    shift 2
-    "$@" >"$dir/out" 2>&1
-    status=$?
-    [ "$status" -eq "$want" ] || { fail "$* exits $status, expected $want"; tail -n 5 "$dir/out"; }
-    [ -z "$text" ] || grep -qF -e "$text" "$dir/out" || { fail "$*: no \"$text\" in the output"; tail -n 5 "$dir/out"; }
-}
+. tests/outside
 
 cat >"$dir/config.json" <<'JSON'
 {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
