@@ -82,6 +82,9 @@ int train_data_read(const struct train_run *run, const struct schedule *s, const
             if (rc == OK)
                 rc = add(run, tokenizer, s->context_len, i, 1, weight, batches, err);
         }
+    if (rc == OK && s->answer_only && !batches_have_answers(batches))
+        rc = err_set(err, ERR_INPUT, path_of(json_array_get(run->corpora, 0)),
+                     "no corpus has rows with a prompt and an answer, so that there is no loss on answers only");
     if (rc != OK) {
         batches_free(batches);
         batches = NULL;

@@ -81,7 +81,7 @@ static void put_fillers(struct str *s, struct draws *d, int n) {
     }
 }
 
-/* The items asked for, all different. All answers but the last one stand in the prompt. */
+/* The items asked for, all different. The completion begins with the first answer; later questions stand in it. */
 struct questions {
     unsigned asked[N_WORDS];
     int n;
@@ -91,10 +91,6 @@ static struct questions draw_questions(const struct recall_options *o, struct dr
     struct questions q = {.n = o->n_queries < o->n_items ? o->n_queries : o->n_items};
     draw_distinct(d, (unsigned)o->n_items, q.n, q.asked);
     return q;
-}
-
-static struct str *answer_of(const struct questions *q, int i, struct str *prompt, struct str *completion) {
-    return i + 1 < q->n ? prompt : completion;
 }
 
 static void write_facts(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
@@ -107,8 +103,8 @@ static void write_facts(const struct recall_options *o, struct draws *d, struct 
     put_fillers(prompt, d, o->n_fillers);
     struct questions q = draw_questions(o, d);
     for (int i = 0; i < q.n; i++) {
-        str_printf(prompt, "%sRemember the code of %s. It is", i ? " " : "", NAMES[names[q.asked[i]]]);
-        str_printf(answer_of(&q, i, prompt, completion), " %u.", codes[q.asked[i]]);
+        str_printf(i ? completion : prompt, "%sRemember the code of %s. It is", i ? " " : "", NAMES[names[q.asked[i]]]);
+        str_printf(completion, " %u.", codes[q.asked[i]]);
     }
 }
 
@@ -122,8 +118,8 @@ static void write_names(const struct recall_options *o, struct draws *d, struct 
     put_fillers(prompt, d, o->n_fillers);
     struct questions q = draw_questions(o, d);
     for (int i = 0; i < q.n; i++) {
-        str_printf(prompt, "%sThen %s", i ? " " : "", NAMES[names[q.asked[i]]]);
-        str_printf(answer_of(&q, i, prompt, completion), " %s came back home.", SURNAMES[surnames[q.asked[i]]]);
+        str_printf(i ? completion : prompt, "%sThen %s", i ? " " : "", NAMES[names[q.asked[i]]]);
+        str_printf(completion, " %s came back home.", SURNAMES[surnames[q.asked[i]]]);
     }
 }
 
@@ -153,8 +149,8 @@ static void write_pairs(const struct recall_options *o, struct draws *d, struct 
     struct questions q = draw_questions(o, d);
     str_puts(prompt, "Again:");
     for (int i = 0; i < q.n; i++) {
-        put_word(prompt, words[q.asked[i]]);
-        str_printf(answer_of(&q, i, prompt, completion), " %u%s", numbers[q.asked[i]], i + 1 < q.n ? "," : ".");
+        put_word(i ? completion : prompt, words[q.asked[i]]);
+        str_printf(completion, " %u%s", numbers[q.asked[i]], i + 1 < q.n ? "," : ".");
     }
 }
 
@@ -183,8 +179,8 @@ static void write_notes(const struct recall_options *o, struct draws *d, struct 
     struct questions q = draw_questions(o, d);
     for (int i = 0; i < q.n; i++) {
         unsigned asked = q.asked[i];
-        str_printf(prompt, "%sThe %s was", i ? " " : "", SUBJECTS[subjects[asked]].name);
-        str_printf(answer_of(&q, i, prompt, completion), " %s.", SUBJECTS[subjects[asked]].values[values[asked]]);
+        str_printf(i ? completion : prompt, "%sThe %s was", i ? " " : "", SUBJECTS[subjects[asked]].name);
+        str_printf(completion, " %s.", SUBJECTS[subjects[asked]].values[values[asked]]);
     }
 }
 

@@ -226,14 +226,13 @@ static void test_hash(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    struct counter few = {.n = 2}, large = {.n = 20, .base = VOCAB - 5}, plain = {.n = 20};
+    struct counter few = {.n = 2}, large = {.n = 20, .base = VOCAB - 5};
     struct {
         struct counter *counter;
-        bool answer_only;
         const char *text;
-    } cases[] = {{&few, false, "less than one sequence"}, {&large, false, "vocabulary"}, {&plain, true, "prompt"}};
+    } cases[] = {{&few, "less than one sequence"}, {&large, "vocabulary"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct batches *b = create(1, cases[i].answer_only);
+        struct batches *b = create(1, false);
         struct source source = {.self = cases[i].counter, .next = next};
         struct err err = {0};
         assert_int_equal(batches_add(b, "book.txt", 1, &source, &err), ERR_INPUT);

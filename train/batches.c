@@ -126,8 +126,6 @@ int batches_add(struct batches *b, const char *name, double weight, const struct
     if (rc == OK && pieces_n_tok(pool.pieces) < (size_t)b->options.context_len)
         rc = err_set(err, ERR_INPUT, name, "the corpus has %zu tokens, less than one sequence of %d (give more text, or a "
                      "shorter context)", pieces_n_tok(pool.pieces), b->options.context_len);
-    if (rc == OK && b->options.answer_only && !pieces_scored_apart(pool.pieces))
-        rc = err_set(err, ERR_INPUT, name, "no row has a prompt and an answer, so that there is no loss on answers only");
     if (rc == OK)
         rc = join_pieces(&pool, b->options.context_len, err);
     if (rc == OK)
@@ -180,6 +178,13 @@ struct batches_size batches_measure(struct batches *b, uint64_t first, int n) {
             size.n_predicted += batch.target[r] >= 0;
     }
     return size;
+}
+
+bool batches_have_answers(const struct batches *b) {
+    for (size_t c = 0; c < b->n_pools; c++)
+        if (pieces_scored_apart(b->pools[c].pieces))
+            return true;
+    return false;
 }
 
 uint64_t batches_n_tok(const struct batches *b) {

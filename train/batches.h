@@ -21,7 +21,7 @@ struct batches;
 struct batches_options {
     int vocab_size, context_len;
     int max_sequences; /* of one micro-batch */
-    bool answer_only;  /* loss only where the source says that it counts */
+    bool answer_only;  /* of a prompt and its answer, the answer alone counts; text counts whole */
     uint64_t seed;
 };
 
@@ -29,7 +29,7 @@ int batches_create(const struct batches_options *options, struct batches **out, 
 void batches_free(struct batches *batches); /* NULL is fine */
 
 /* Reads a corpus to its end; its pieces are at most context_len long. weight > 0. ERR_INPUT at `name` when it holds fewer
- * tokens than one sequence, or, with answer_only, no answer. */
+ * tokens than one sequence. */
 int batches_add(struct batches *batches, const char *name, double weight, const struct source *source, struct err *err);
 
 /* Sequences first .. first + n - 1 of the endless order, n <= max_sequences. Borrowed until the next call. */
@@ -48,6 +48,7 @@ struct batches_place {
 };
 struct batches_place batches_place(const struct batches *batches, uint64_t i);
 
+bool batches_have_answers(const struct batches *batches); /* some corpus has prompts and answers */
 uint64_t batches_n_tok(const struct batches *batches);  /* over all corpora */
 size_t batches_n_sequences(const struct batches *batches, size_t corpus);
 

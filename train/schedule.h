@@ -37,7 +37,7 @@ struct schedule {
     int sequences;          /* of a step; 8 */
     int accumulation;       /* micro-batches that a step's sequences are divided into, equally; 1 */
     int context_len;        /* tokens of a sequence; 1024 */
-    bool answer_only;       /* loss on answers only; false */
+    bool answer_only;       /* of a prompt and its answer only the answer counts; false */
     uint64_t seed;          /* 0: start, order of the data, sampled gates */
     enum trained trained;   /* "all", "predictor", "lora"; all */
     char policy[1024];      /* the attention, as --policy takes it: "spkv" (default), "full", "window", "layout:file=..." */

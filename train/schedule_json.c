@@ -57,7 +57,7 @@ static const struct field fields[] = {
     INT(sequences, 1, 1 << 16, "sequences a step (8)"),
     INT(accumulation, 1, 1 << 16, "micro-batches that a step is divided into (1)"),
     INT(context_len, 2, 1 << 22, "tokens of a sequence (1024)"),
-    FLAG(answer_only, "loss on answers only (false)"),
+    FLAG(answer_only, "of a prompt and its answer only the answer counts (false)"),
     INT(seed, 0, 0x1p53, "of the start, the order of the data and sampled gates (0)"),
     CHOICE(trained, trained_choices, "all, predictor, or lora: predictor and low-rank updates (all)"),
     {.key = {"policy", "the attention: spkv, full, window, layout:file=F ... (spkv)", false}, .type = FIELD_TEXT,
