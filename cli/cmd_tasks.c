@@ -7,7 +7,7 @@
 #include "datasets/palindrome.h"
 #include "datasets/recall.h"
 
-enum { KEY_SEED = 0x100, KEY_KIND, KEY_ITEMS, KEY_FILLERS, KEY_QUERIES, KEY_INSTRUCTION, KEY_TEXT, KEY_FORCE };
+enum { KEY_SEED = 0x100, KEY_KIND, KEY_ITEMS, KEY_FILLERS, KEY_QUERIES, KEY_WORDS, KEY_INSTRUCTION, KEY_TEXT, KEY_FORCE };
 
 enum { NOT_GIVEN = -1 };
 
@@ -34,6 +34,7 @@ static const struct argp_option argp_options[] = {
     {"fillers", KEY_FILLERS, "N", 0, "sentences between the items and the question (8)", 1},
     {"queries", KEY_QUERIES, "N", 0,
      "facts, names, pairs, notes: items asked for in a row, at most all of them; the completion begins with the first answer (1)", 1},
+    {"words", KEY_WORDS, "N", 0, "pairs, series: different words, and numbers, to draw from, 2 to 128 (128; 90 numbers)", 1},
     {NULL, 0, NULL, 0, "palindrome", 2},
     {"instruction", KEY_INSTRUCTION, "N", 0, "tokens between the integers and their reversal (50)", 2},
     {0},
@@ -74,6 +75,15 @@ static void finish(struct tasks_options *o, const struct argp_state *state) {
     o->recall.n_items = o->palindrome.n_items = o->n_items;
 }
 
+static void check_words(const struct recall_options *r, const struct argp_state *state) {
+    if (r->n_words == 0)
+        return;
+    if (r->kind != RECALL_PAIRS && r->kind != RECALL_SERIES)
+        argp_error(state, "--words is an option of pairs and series");
+    if (r->n_words < r->n_items)
+        argp_error(state, "--words: %d words are not enough for %d different items", r->n_words, r->n_items);
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     struct tasks_options *o = state->input;
     struct recall_options *r = &o->recall;
@@ -96,6 +106,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         r->n_queries = (int)cli_parse_int(state, "queries", arg, 1, RECALL_MAX_ITEMS);
         o->of_recall = "queries";
         break;
+    case KEY_WORDS:
+        r->n_words = (int)cli_parse_int(state, "words", arg, RECALL_MIN_ITEMS, RECALL_MAX_WORDS);
+        o->of_recall = "words";
+        break;
     case KEY_INSTRUCTION:
         o->palindrome.n_instruction = (int)cli_parse_int(state, "instruction", arg, 0, PALINDROME_MAX_INSTRUCTION);
         o->of_palindrome = "instruction";
@@ -105,7 +119,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "one task at a time");
         o->name = arg;
         break;
-    case ARGP_KEY_END: finish(o, state); break;
+    case ARGP_KEY_END:
+        finish(o, state);
+        check_words(&o->recall, state);
+        break;
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;

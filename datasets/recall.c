@@ -56,7 +56,7 @@ static const char *const FIRST[] = {
 static const char *const SECOND[] = {
     "lan", "mer", "nix", "rol", "sun", "tak", "vel", "zim",
 };
-enum { N_WORDS = 128 };
+enum { N_WORDS = RECALL_MAX_WORDS, N_NUMBERS = 90 };
 
 static void put_word(struct str *s, unsigned i) {
     str_printf(s, " %s%s", FIRST[i / N_OF(SECOND)], SECOND[i % N_OF(SECOND)]);
@@ -91,6 +91,10 @@ static struct questions draw_questions(const struct recall_options *o, struct dr
     struct questions q = {.n = o->n_queries < o->n_items ? o->n_queries : o->n_items};
     draw_distinct(d, (unsigned)o->n_items, q.n, q.asked);
     return q;
+}
+
+static unsigned n_words(const struct recall_options *o) {
+    return o->n_words > 0 ? (unsigned)o->n_words : N_WORDS;
 }
 
 static void write_facts(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
@@ -137,11 +141,11 @@ static void write_copy(const struct recall_options *o, struct draws *d, struct s
 }
 
 static void write_pairs(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
-    unsigned words[N_WORDS], numbers[RECALL_MAX_ITEMS];
-    draw_distinct(d, N_WORDS, o->n_items, words);
+    unsigned words[N_WORDS], numbers[RECALL_MAX_ITEMS], n_numbers = n_words(o) < N_NUMBERS ? n_words(o) : N_NUMBERS;
+    draw_distinct(d, n_words(o), o->n_items, words);
     str_puts(prompt, "Pairs:");
     for (int i = 0; i < o->n_items; i++) {
-        numbers[i] = 10 + draw(d, 90);
+        numbers[i] = 10 + draw(d, n_numbers);
         put_word(prompt, words[i]);
         str_printf(prompt, " %u%s", numbers[i], i + 1 < o->n_items ? "," : ". ");
     }
@@ -156,7 +160,7 @@ static void write_pairs(const struct recall_options *o, struct draws *d, struct 
 
 static void write_series(const struct recall_options *o, struct draws *d, struct str *prompt, struct str *completion) {
     unsigned words[N_WORDS];
-    draw_distinct(d, N_WORDS, o->n_items, words);
+    draw_distinct(d, n_words(o), o->n_items, words);
     for (int i = 1; i < o->n_items; i++)
         put_word(completion, words[i]);
     str_putc(completion, '.');
@@ -192,6 +196,7 @@ int recall_write(FILE *stream, const struct recall_options *o, struct err *err) 
     int rc = OK;
     ASSERT(o->n_items >= RECALL_MIN_ITEMS && o->n_items <= RECALL_MAX_ITEMS);
     ASSERT(o->kind != RECALL_NOTES || o->n_items <= RECALL_MAX_NOTES);
+    ASSERT(o->n_words == 0 || (o->n_words >= o->n_items && o->n_words <= RECALL_MAX_WORDS));
     ASSERT(o->n_fillers >= 0 && o->n_fillers <= RECALL_MAX_FILLERS);
     ASSERT(o->n_queries >= 1);
     for (uint64_t row = 0; rc == OK && row < o->n_rows; row++) {

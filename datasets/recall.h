@@ -9,9 +9,9 @@
  *   notes   "The metal is iron. The month is May. ... The month was| May."
  *
  * The part behind | is the completion. In pairs and series what repeats stands right behind what it repeats after, so that
- * copying is all it takes, and the invented words (128) and the numbers can each be one token: even a very small model
- * learns them soon. In notes every subject has words of its own, so that no comparison within the text is needed: the easiest
- * of all. facts, names, pairs and notes can ask for several items; all answers but the last stand in the prompt. */
+ * copying is all it takes, and the invented words (128) and the numbers (90) can each be one token; of the first n_words of
+ * both a very small model learns soon what looking up is, and can go on to more. In notes every subject has words of its own, so that no comparison within the text is needed: the easiest
+ * of all. facts, names, pairs and notes can ask for several items; the completion then begins with the first answer. */
 #ifndef SPKV_DATASETS_RECALL_H
 #define SPKV_DATASETS_RECALL_H
 
@@ -25,13 +25,15 @@
 enum recall_kind { RECALL_MIXED, RECALL_FACTS, RECALL_NAMES, RECALL_COPY, RECALL_PAIRS, RECALL_SERIES,
                    RECALL_NOTES };
 
-enum { RECALL_MIN_ITEMS = 2, RECALL_MAX_ITEMS = 32, RECALL_MAX_NOTES = 12 /* items of notes */, RECALL_MAX_FILLERS = 100000 };
+enum { RECALL_MIN_ITEMS = 2, RECALL_MAX_ITEMS = 32, RECALL_MAX_NOTES = 12 /* items of notes */, RECALL_MAX_WORDS = 128,
+       RECALL_MAX_FILLERS = 100000 };
 
 struct recall_options {
     enum recall_kind kind;
     uint64_t n_rows, seed;
     int n_items;     /* facts, names, pairs, notes or list entries in a row, RECALL_MIN_ITEMS to RECALL_MAX_ITEMS */
     int n_queries;   /* facts, names, pairs or notes asked for, all different; from 1, at most all */
+    int n_words;     /* pairs, series: different words and numbers to draw from, n_items to RECALL_MAX_WORDS; 0: all */
     int n_fillers;   /* sentences between them and the question, 0 to RECALL_MAX_FILLERS */
     bool plain_text; /* {"text": ...} instead of {"prompt": ..., "completion": ...} */
 };

@@ -132,6 +132,25 @@ static void check_every_answer(const char *prompt, const char *completion) {
     assert_int_equal(n_asked, 5);
 }
 
+static void check_few_words(const char *prompt, const char *completion) {
+    char word[32];
+    int number, n = 0;
+    (void)completion;
+    for (const char *at = prompt + strlen("Pairs:"); sscanf(at, " %31s %d%n", word, &number, &n) == 2; at += n + 1) {
+        assert_non_null(strstr("balan bamer banix barol", word)); /* the first four */
+        assert_in_range(number, 10, 13);
+        if (at[n] == '.')
+            return;
+    }
+    fail_msg("no end of the pairs: %s", prompt);
+}
+
+static void test_words(void **state) {
+    (void)state;
+    each_row(&(struct recall_options){.kind = RECALL_PAIRS, .n_rows = 100, .n_items = 4, .n_queries = 4, .n_words = 4},
+             check_few_words);
+}
+
 static void test_queries(void **state) {
     (void)state;
     each_row(&(struct recall_options){.kind = RECALL_PAIRS, .n_rows = 100, .n_items = 6, .n_queries = 5, .n_fillers = 1},
@@ -205,7 +224,7 @@ static void test_full_disk(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_queries),
+        cmocka_unit_test(test_queries), cmocka_unit_test(test_words),
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_limits_and_text),
