@@ -177,6 +177,7 @@ static int fill_meta(struct profile_writer *w, const struct profile_meta *meta, 
         rc = profile_meta_copy(meta, &w->meta, err);
     if (rc == OK && !*w->meta.time_start && !(w->meta.time_start = profile_meta_string(&w->meta, now, err)))
         rc = ERR_MEMORY;
+    w->meta.schema_minor = PROFILE_SCHEMA_MINOR;
     w->meta.complete = false;
     w->meta.pool_peak_bytes = w->meta.n_sequences_total = w->meta.n_dropped_tails = 0;
     w->plan.meta = &w->meta;
