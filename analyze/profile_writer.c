@@ -1,9 +1,7 @@
 #include "analyze/profile_writer.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "analyze/profile_attribute.h"
@@ -64,13 +62,7 @@ static int take_lock(struct profile_writer *w, struct err *err) {
     char *path = join(w->part_dir, "/lock", err);
     if (!path)
         return ERR_MEMORY;
-    int rc = OK;
-    w->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (w->lock < 0)
-        rc = err_set(err, ERR_IO, path, "cannot be created");
-    else if (flock(w->lock, LOCK_EX | LOCK_NB) != 0)
-        rc = err_set(err, ERR_EXISTS, w->part_dir,
-                     "another process is recording into it: wait for it, or give another name");
+    int rc = file_lock(path, w->part_dir, &w->lock, err);
     free(path);
     return rc;
 }
