@@ -23,6 +23,7 @@ enum profile_field {
     PROFILE_SEQUENCE_INDEX,    /* (S) u64, ascending over a whole profile */
     PROFILE_SEQUENCE_LENGTH,   /* (S) u32 */
     PROFILE_N_PREDICTED,       /* (S) u32 */
+    PROFILE_N_ARGMAX,          /* (S) u32, since schema 1.1 */
     PROFILE_NLL_SUM,           /* (S) f64, nat */
     PROFILE_SEQUENCE_DOCUMENT, /* (S) u64 */
     PROFILE_SEQUENCE_OFFSET,   /* (S) u64 */
@@ -40,6 +41,7 @@ enum profile_field {
     PROFILE_ATTENTION_DISTANCE,                     /* (C, G, L, K, distance bin) f64 */
     PROFILE_TOKEN_ID,          /* (T) i32 */
     PROFILE_TOKEN_NLL,         /* (T) f32, NaN where no loss */
+    PROFILE_TOKEN_IS_ARGMAX,   /* (T) u8: 0, 1, 255 = missing (no loss); since schema 1.1 */
     PROFILE_TOKEN_UTILITY,     /* (T, L, K) f32, or u8 round(254 u) with 255 = missing */
     PROFILE_TOKEN_OPEN,        /* (T, L, K) u8: 0, 1, 255 = missing (sliding layers) */
     PROFILE_TOKEN_FUTURE_MAX, PROFILE_TOKEN_FUTURE_MEAN, /* (T, L, K) f32 */

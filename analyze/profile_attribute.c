@@ -11,7 +11,6 @@
 
 /* Version of the file format: a reader refuses a higher first number, and ignores what it does not know otherwise. */
 enum { SCHEMA_MAJOR = 1 };
-static const char schema_version[] = "1.0";
 
 #define ROOT(field, type, compared) {#field, type, offsetof(struct profile_meta, field), false, compared}
 #define PROVENANCE(field, type, compared) {#field, type, offsetof(struct profile_meta, field), true, compared}
@@ -143,6 +142,8 @@ static int write_parameters(hid_t file, const struct profile_meta *meta, struct 
 
 static int write_conventional(hid_t file, const struct profile_meta *meta, struct h5_place place, struct err *err) {
     struct str title = {0}, history = {0}, source = {0};
+    char version[32];
+    snprintf(version, sizeof version, "%d.%u", SCHEMA_MAJOR, meta->schema_minor);
     str_printf(&title, "KV cache profile, policy %s, window %u", meta->policy, meta->window);
     str_printf(&history, "%s: %s", meta->time_start ? meta->time_start : "", meta->command_line ? meta->command_line : "");
     str_printf(&source, "spkv %s (%s)", meta->program_version ? meta->program_version : "",
@@ -157,7 +158,7 @@ static int write_conventional(hid_t file, const struct profile_meta *meta, struc
     if (rc == OK)
         rc = h5_put_string(file, "source", source.data, place, err);
     if (rc == OK)
-        rc = h5_put_string(file, "spkv_schema_version", schema_version, place, err);
+        rc = h5_put_string(file, "spkv_schema_version", version, place, err);
     str_free(&title);
     str_free(&history);
     str_free(&source);
@@ -244,7 +245,8 @@ static int read_one(hid_t group, const struct profile_attribute *a, struct profi
     return OK;
 }
 
-static int read_version(hid_t file, struct h5_place place, struct err *err) {
+/* What a newer second number brought is not read. */
+static int read_version(hid_t file, struct profile_meta *meta, struct h5_place place, struct err *err) {
     char *text, *end;
     if (!h5_has_attribute(file, "spkv_schema_version"))
         return err_set(err, ERR_INPUT, place.path, "is not a run file of spkv (no attribute spkv_schema_version)");
@@ -257,13 +259,17 @@ static int read_version(hid_t file, struct h5_place place, struct err *err) {
     else if (major > SCHEMA_MAJOR)
         rc = err_set(err, ERR_INPUT, place.path, "has schema version %s, this program reads up to %d.x: use a newer spkv",
                      text, SCHEMA_MAJOR);
+    else {
+        unsigned long minor = strtoul(end + 1, NULL, 10);
+        meta->schema_minor = minor < PROFILE_SCHEMA_MINOR ? (uint32_t)minor : PROFILE_SCHEMA_MINOR;
+    }
     free(text);
     return rc;
 }
 
 int profile_attributes_read(hid_t file, const char *path, struct profile_meta *meta, struct err *err) {
     struct h5_place place = {path, NULL};
-    int rc = read_version(file, place, err);
+    int rc = read_version(file, meta, place, err);
     if (rc != OK)
         return rc;
     H5L_info_t link;

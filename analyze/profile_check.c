@@ -142,6 +142,9 @@ static void check_row(struct check *c, const struct block *b, size_t row) {
                 meta->max_length);
     if (!isfinite(nll) || nll < 0)
         problem(c, "sequence %llu: nll_sum is %g", index, nll);
+    if (profile_has(c->profile, PROFILE_N_ARGMAX) && COLUMN(uint32_t, b, PROFILE_N_ARGMAX)[row] > predicted)
+        problem(c, "sequence %llu: n_argmax is %u, n_predicted %u", index, COLUMN(uint32_t, b, PROFILE_N_ARGMAX)[row],
+                predicted);
     if (used > allocated)
         problem(c, "sequence %llu: more cache bytes used (%llu) than allocated (%llu)", index, (unsigned long long)used,
                 (unsigned long long)allocated);
@@ -171,6 +174,18 @@ static void check_losses(struct check *c, const struct block *b, size_t row, con
     if (predicted != COLUMN(uint32_t, b, PROFILE_N_PREDICTED)[row] || !(fabs(sum - expected) <= 1e-5 * (1 + fabs(expected))))
         problem(c, "sequence %llu: tokens/nll has %u values of sum %g, expected %u of sum %g", index, predicted, sum,
                 COLUMN(uint32_t, b, PROFILE_N_PREDICTED)[row], expected);
+}
+
+static void check_argmax(struct check *c, const struct block *b, size_t row, const uint8_t *is_argmax, size_t n) {
+    uint32_t ones = 0, known = 0;
+    for (size_t t = 0; t < n; t++) {
+        ones += is_argmax[t] == 1;
+        known += is_argmax[t] != UINT8_MAX;
+    }
+    if (ones != COLUMN(uint32_t, b, PROFILE_N_ARGMAX)[row] || known != COLUMN(uint32_t, b, PROFILE_N_PREDICTED)[row])
+        problem(c, "sequence %llu: tokens/is_argmax has %u values, %u of them 1, expected %u and %u",
+                (unsigned long long)COLUMN(uint64_t, b, PROFILE_SEQUENCE_INDEX)[row], known, ones,
+                COLUMN(uint32_t, b, PROFILE_N_PREDICTED)[row], COLUMN(uint32_t, b, PROFILE_N_ARGMAX)[row]);
 }
 
 static void check_opens(struct check *c, const struct block *b, size_t row, const uint8_t *open, size_t n) {
@@ -208,6 +223,8 @@ static int check_tokens(struct check *c, const struct block *b, size_t row, size
             rc = take(c, err);
         else if (field == PROFILE_TOKEN_NLL)
             check_losses(c, b, row, data, n);
+        else if (field == PROFILE_TOKEN_IS_ARGMAX)
+            check_argmax(c, b, row, data, n);
         else if (field == PROFILE_TOKEN_OPEN)
             check_opens(c, b, row, data, n);
     }

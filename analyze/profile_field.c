@@ -24,6 +24,7 @@ static const struct field_info fields[PROFILE_N_FIELDS] = {
     [PROFILE_SEQUENCE_LENGTH] = {"sequence_length", "token", "tokens of the sequence, specials included", H5_U32,
                                  PER_SEQUENCE},
     [PROFILE_N_PREDICTED] = {"n_predicted", "token", "tokens whose loss was counted", H5_U32, PER_SEQUENCE},
+    [PROFILE_N_ARGMAX] = {"n_argmax", "token", "predicted tokens that were the most likely ones", H5_U32, PER_SEQUENCE},
     [PROFILE_NLL_SUM] = {"nll_sum", "nat", "sum of the negative log-likelihoods of the predicted tokens", H5_F64,
                          PER_SEQUENCE},
     [PROFILE_SEQUENCE_DOCUMENT] = {"sequence_document", "1", "number of the document over all files", H5_U64, PER_SEQUENCE},
@@ -61,6 +62,8 @@ static const struct field_info fields[PROFILE_N_FIELDS] = {
                                     SUMMED(AXIS_DISTANCE_BIN)},
     [PROFILE_TOKEN_ID] = {"tokens/id", "1", "token id", H5_I32, PER_TOKEN},
     [PROFILE_TOKEN_NLL] = {"tokens/nll", "nat", "negative log-likelihood of this token", H5_F32, PER_TOKEN},
+    [PROFILE_TOKEN_IS_ARGMAX] = {"tokens/is_argmax", "1", "1 where this token was the most likely one, 0 where not", H5_U8,
+                                 PER_TOKEN},
     [PROFILE_TOKEN_UTILITY] = {"tokens/utility", "1", "score", H5_F32, PER_TOKEN_HEAD},
     [PROFILE_TOKEN_OPEN] = {"tokens/open", "1", "1 where the gate is open by score alone, 0 where closed", H5_U8,
                             PER_TOKEN_HEAD},
@@ -118,6 +121,8 @@ void profile_dims_of(const struct profile_meta *meta, struct profile_dims *dims)
 bool profile_field_present(enum profile_field field, const struct profile_meta *meta) {
     uint32_t record = meta->record;
     switch (field) {
+    case PROFILE_N_ARGMAX: return meta->schema_minor >= 1;
+    case PROFILE_TOKEN_IS_ARGMAX: return meta->schema_minor >= 1 && (record & PROFILE_RECORD_TOKENS);
     case PROFILE_UTILITY_SUM:
     case PROFILE_UTILITY_HISTOGRAM: return meta->score != PROFILE_SCORE_NONE;
     case PROFILE_CLASS_SCORED:

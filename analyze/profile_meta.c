@@ -311,6 +311,8 @@ static int differ_lists(const struct difference *d, const struct profile_meta *a
 int profile_meta_compare(const struct profile_meta *a, const char *a_name, const struct profile_meta *b,
                          const char *b_name, bool other_shard, struct err *err) {
     struct difference d = {a_name, b_name, err};
+    if (differ_size(&d, "second number of the schema version", a->schema_minor, b->schema_minor) != OK)
+        return ERR_INPUT;
     for (size_t i = 0; i < profile_n_attributes; i++) {
         const struct profile_attribute *attribute = &profile_attributes[i];
         struct str x = {0}, y = {0};

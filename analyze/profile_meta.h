@@ -38,7 +38,12 @@ struct profile_source {
     uint32_t corpus;  /* index into corpus_names */
 };
 
+/* Second number of the file format; the first is 1. */
+enum { PROFILE_SCHEMA_MINOR = 1 };
+
 struct profile_meta {
+    uint32_t schema_minor;           /* filled by writer and reader; 1 brought n_argmax and tokens/is_argmax */
+
     /* The model. */
     uint32_t n_layers, n_kv_heads, n_heads, head_dim, vocab_size;
     uint32_t element_bytes;          /* of one cached number: 2 for bf16, 4 for f32 */

@@ -257,6 +257,14 @@ static int check_scored(const struct profile_row *row, const struct profile_row_
     return OK;
 }
 
+/* Tokens without a loss keep the value that means "missing". */
+static void put_argmax(struct profile_row *row, const struct profile_counters *c) {
+    uint8_t *to = row->token[PROFILE_TOKEN_IS_ARGMAX];
+    for (size_t t = 0; t < row->n_tok; t++)
+        if (!isnan(c->nll[t]))
+            to[t] = c->is_argmax[t];
+}
+
 int profile_row_finish(struct profile_row *row, const struct profile_row_plan *plan, const struct profile_counters *c,
                        struct err *err) {
     size_t n = plan->dims.n[AXIS_LAYER] * plan->dims.n[AXIS_KV_HEAD];
@@ -266,6 +274,7 @@ int profile_row_finish(struct profile_row *row, const struct profile_row_plan *p
     if (rc != OK)
         return rc;
     row->n_predicted = (uint32_t)c->n_predicted;
+    row->n_argmax = (uint32_t)c->n_argmax;
     row->nll_sum = c->nll_sum;
     row->bytes_used = c->cache_bytes_used;
     row->bytes_allocated = c->cache_bytes_allocated;
@@ -276,6 +285,7 @@ int profile_row_finish(struct profile_row *row, const struct profile_row_plan *p
     if (row->token[PROFILE_TOKEN_ID]) {
         memcpy(row->token[PROFILE_TOKEN_ID], c->sequence->tokens, row->n_tok * sizeof(int32_t));
         memcpy(row->token[PROFILE_TOKEN_NLL], c->nll, row->n_tok * sizeof(float));
+        put_argmax(row, c);
     }
     row->finished = true;
     return OK;

@@ -30,7 +30,7 @@ struct profile_row {
     uint32_t *class_open;          /* (n_layers, n_kv_heads, classes) */
     void *token[PROFILE_N_FIELDS]; /* per-token fields that are recorded, (n_tok[, n_layers, n_kv_heads]) */
     /* From the finished sequence. */
-    uint32_t n_predicted;
+    uint32_t n_predicted, n_argmax;
     double nll_sum;
     uint64_t bytes_used, bytes_allocated, bytes_full;
     uint32_t *n_left_window, *n_kept; /* (n_layers, n_kv_heads) */

@@ -92,7 +92,8 @@ static int put_scalars(struct profile_segment *s, const struct profile_row *row,
         const void *value;
     } const scalars[] = {
         {PROFILE_SEQUENCE_INDEX, &row->index},       {PROFILE_SEQUENCE_LENGTH, &length},
-        {PROFILE_N_PREDICTED, &row->n_predicted},    {PROFILE_NLL_SUM, &row->nll_sum},
+        {PROFILE_N_PREDICTED, &row->n_predicted},    {PROFILE_N_ARGMAX, &row->n_argmax},
+        {PROFILE_NLL_SUM, &row->nll_sum},
         {PROFILE_SEQUENCE_DOCUMENT, &row->document}, {PROFILE_SEQUENCE_OFFSET, &row->offset},
         {PROFILE_SEQUENCE_SOURCE, &row->source},     {PROFILE_SEQUENCE_BATCH, &batch},
         {PROFILE_CACHE_BYTES_USED, &row->bytes_used}, {PROFILE_CACHE_BYTES_ALLOCATED, &row->bytes_allocated},

@@ -1,9 +1,7 @@
 #include "analyze/profile_writer.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "analyze/profile_attribute.h"
@@ -64,13 +62,7 @@ static int take_lock(struct profile_writer *w, struct err *err) {
     char *path = join(w->part_dir, "/lock", err);
     if (!path)
         return ERR_MEMORY;
-    int rc = OK;
-    w->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (w->lock < 0)
-        rc = err_set(err, ERR_IO, path, "cannot be created");
-    else if (flock(w->lock, LOCK_EX | LOCK_NB) != 0)
-        rc = err_set(err, ERR_EXISTS, w->part_dir,
-                     "another process is recording into it: wait for it, or give another name");
+    int rc = file_lock(path, w->part_dir, &w->lock, err);
     free(path);
     return rc;
 }
@@ -177,6 +169,7 @@ static int fill_meta(struct profile_writer *w, const struct profile_meta *meta, 
         rc = profile_meta_copy(meta, &w->meta, err);
     if (rc == OK && !*w->meta.time_start && !(w->meta.time_start = profile_meta_string(&w->meta, now, err)))
         rc = ERR_MEMORY;
+    w->meta.schema_minor = PROFILE_SCHEMA_MINOR;
     w->meta.complete = false;
     w->meta.pool_peak_bytes = w->meta.n_sequences_total = w->meta.n_dropped_tails = 0;
     w->plan.meta = &w->meta;

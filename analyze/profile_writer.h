@@ -47,7 +47,9 @@ struct profile_counters {
     const struct profile_sequence *sequence;
     size_t n_predicted;
     double nll_sum;
+    size_t n_argmax;
     const float *nll;       /* (n_tok); used with PROFILE_RECORD_TOKENS */
+    const uint8_t *is_argmax; /* (n_tok) 0 or 1; used where nll is a number, with PROFILE_RECORD_TOKENS */
     const uint32_t *n_left_window, *n_kept;
     const uint64_t *visible_pairs;
     uint64_t cache_bytes_used, cache_bytes_allocated, cache_bytes_full;

@@ -44,12 +44,21 @@ double statistics_nll(const struct statistics *s) {
     return ratio(s->nll_sum, (double)s->n_predicted);
 }
 
+double statistics_argmax(const struct statistics *s) {
+    return s->has_argmax ? ratio((double)s->n_argmax, (double)s->n_predicted) : (double)NAN;
+}
+
+double statistics_exact(const struct statistics *s) {
+    return s->has_argmax ? ratio((double)s->n_exact, (double)s->n_answers) : (double)NAN;
+}
+
 /* Fields that are streamed, in the order of a block's columns. */
 static const enum profile_field streamed[] = {
     PROFILE_SEQUENCE_LENGTH,   PROFILE_SEQUENCE_SOURCE,    PROFILE_N_PREDICTED,       PROFILE_NLL_SUM,
     PROFILE_CACHE_BYTES_USED,  PROFILE_CACHE_BYTES_ALLOCATED, PROFILE_CACHE_BYTES_FULL, PROFILE_N_SCORED,
     PROFILE_N_OPEN,            PROFILE_N_LEFT_WINDOW,      PROFILE_N_KEPT,            PROFILE_VISIBLE_PAIRS,
     PROFILE_UTILITY_SUM,       PROFILE_FAR_ATTENTION_SUM,  PROFILE_SINK_ATTENTION_SUM, PROFILE_ATTENTION_QUERIES,
+    PROFILE_N_ARGMAX,
 };
 enum { N_STREAMED = sizeof streamed / sizeof *streamed };
 
@@ -77,10 +86,15 @@ static int read_block(struct profile *profile, struct block *block, size_t first
 }
 
 static void add_sequence(struct statistics *s, const struct block *block, size_t row) {
-    uint32_t length = COLUMN(uint32_t, PROFILE_SEQUENCE_LENGTH)[row];
+    uint32_t length = COLUMN(uint32_t, PROFILE_SEQUENCE_LENGTH)[row], predicted = COLUMN(uint32_t, PROFILE_N_PREDICTED)[row];
+    uint32_t right = s->has_argmax ? COLUMN(uint32_t, PROFILE_N_ARGMAX)[row] : 0;
+    bool answer = predicted > 0 && predicted + 1 < length;
     s->n_sequences++;
     s->n_tokens += length;
-    s->n_predicted += COLUMN(uint32_t, PROFILE_N_PREDICTED)[row];
+    s->n_predicted += predicted;
+    s->n_argmax += right;
+    s->n_answers += answer;
+    s->n_exact += answer && right == predicted;
     s->nll_sum += COLUMN(double, PROFILE_NLL_SUM)[row];
     s->cache_bytes_used += COLUMN(uint64_t, PROFILE_CACHE_BYTES_USED)[row];
     s->cache_bytes_allocated += COLUMN(uint64_t, PROFILE_CACHE_BYTES_ALLOCATED)[row];
@@ -145,6 +159,7 @@ static int allocate(struct statistics *s, const struct profile_meta *meta, struc
     s->has_scores = meta->score != PROFILE_SCORE_NONE;
     s->has_gates = meta->has_gates;
     s->has_attention = meta->record & PROFILE_RECORD_ATTENTION;
+    s->has_argmax = meta->schema_minor >= 1;
     s->heads = mem_alloc(s->n_layers * s->n_kv_heads, sizeof *s->heads, "statistics", err);
     s->layers = mem_alloc(s->n_layers, sizeof *s->layers, "statistics", err);
     s->sliding = mem_alloc(s->n_layers, sizeof *s->sliding, "statistics", err);

@@ -32,11 +32,13 @@ double head_sink_attention(const struct head_sums *s);     /* sink_sum / attenti
 
 struct statistics {
     size_t n_layers, n_kv_heads, n_sequences;
-    uint64_t n_tokens, n_predicted;
+    uint64_t n_tokens, n_predicted, n_argmax;
+    uint64_t n_answers, n_exact;                           /* sequences of which only some tokens were predicted, a prompt and
+                                                              its answer; those of them with every prediction right */
     double nll_sum;                                        /* nat */
     uint64_t cache_bytes_used, cache_bytes_allocated, cache_bytes_full; /* summed over sequences */
     uint32_t shortest, longest;                            /* sequence length; 0 without sequences */
-    bool has_scores, has_gates, has_attention;
+    bool has_scores, has_gates, has_attention, has_argmax;
     struct head_sums *heads;                               /* (n_layers, n_kv_heads) */
     struct head_sums *layers;                              /* (n_layers) */
     struct head_sums total;
@@ -47,7 +49,9 @@ struct statistics {
 int statistics_compute(struct profile *profile, int corpus, struct statistics *out, struct err *err);
 void statistics_free(struct statistics *statistics); /* legal on a zeroed struct */
 
-double statistics_nll(const struct statistics *s); /* nat per predicted token */
+double statistics_nll(const struct statistics *s);    /* nat per predicted token */
+double statistics_argmax(const struct statistics *s); /* n_argmax / n_predicted: the most likely token is the right one */
+double statistics_exact(const struct statistics *s);  /* n_exact / n_answers, each token after the right ones before it */
 
 /* What pictures show and layouts rank by: long-range density where the run had gates, else far attention, else NaN
  * everywhere (kind NONE). */

@@ -6,11 +6,12 @@
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/str.h"
 
@@ -292,15 +293,23 @@ int file_restore_dir(const char *path, struct err *err) {
     return rc;
 }
 
+int file_lock(const char *path, const char *dir, int *fd, struct err *err) {
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*fd < 0)
+        return err_errno(err, errno, path, "cannot open");
+    if (flock(*fd, LOCK_EX | LOCK_NB) == 0)
+        return OK;
+    close(*fd);
+    *fd = -1;
+    return err_set(err, ERR_EXISTS, dir, "another process is writing into it: wait for it, or give another name");
+}
+
 int file_hash(const char *path, char hex[33], struct err *err) {
     struct file_map map;
     int rc = file_map_open(path, &map, err);
     if (rc != OK)
         return rc;
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(map.data, map.size));
-    for (int i = 0; i < 16; i++)
-        snprintf(hex + 2 * i, 3, "%02x", canonical.digest[i]);
+    hash_hex(XXH3_128bits(map.data, map.size), hex);
     file_map_close(&map);
     return OK;
 }

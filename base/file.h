@@ -66,6 +66,10 @@ int file_copy(const char *from, const char *to, struct err *err);
 int file_publish_dir(const char *temporary, const char *path, struct err *err);
 int file_restore_dir(const char *path, struct err *err);
 
+/* Locks a file, made where it is absent, until close(*fd) or the end of the process: who holds it is the only one to write
+ * into `dir`. ERR_EXISTS at `dir` when another process has it. */
+int file_lock(const char *path, const char *dir, int *fd, struct err *err);
+
 /* XXH3-128 of a file's bytes, canonical lower-case hex. */
 int file_hash(const char *path, char hex[33], struct err *err);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/str.h"
 
 #ifndef SPKV_COMMIT
@@ -98,6 +99,36 @@ double cli_parse_real(const struct argp_state *state, const char *option, const 
     if (end == text || *end || !(x >= min && x <= max))
         argp_error(state, "--%s: \"%s\" is not a number from %g to %g", option, text, min, max);
     return x;
+}
+
+const char *cli_parse_choice(const struct argp_state *state, const char *option, const char *text, const char *choices) {
+    size_t n = strlen(text), n_choice;
+    for (const char *choice = choices; *choice; choice += n_choice + (choice[n_choice] == '|')) {
+        n_choice = strcspn(choice, "|");
+        if (n_choice == n && memcmp(choice, text, n) == 0)
+            return text;
+    }
+    argp_error(state, "--%s: \"%s\" is not one of %s", option, text, choices);
+    return text;
+}
+
+static bool holds(const char *dir, const char *name) {
+    char *path = file_join(dir, name, NULL);
+    bool found = path && file_exists(path);
+    free(path);
+    return found;
+}
+
+int cli_check_run_path(const char *path, struct err *err) {
+    if (!file_is_dir(path))
+        return OK;
+    if (holds(path, "run.json"))
+        return err_set(err, ERR_INPUT, path, "is a training run, no run of spkv profile: spkv report %s -o DIR draws its "
+                       "curves, spkv info %s/checkpoint tells about its model", path, path);
+    if (holds(path, "config.json") || holds(path, "spkv_config.json"))
+        return err_set(err, ERR_INPUT, path, "is a model, no run: spkv profile records one with it%s",
+                       holds(path, "training_state.json") ? ", spkv report draws the curves of the directory above" : "");
+    return OK;
 }
 
 char *cli_command_line(int argc, char **argv) {

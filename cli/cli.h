@@ -46,6 +46,12 @@ const volatile sig_atomic_t *cli_stop_flag(void);
 long long cli_parse_int(const struct argp_state *state, const char *option, const char *text, long long min, long long max);
 double cli_parse_real(const struct argp_state *state, const char *option, const char *text, double min, double max);
 
+/* The text of an option, when it is one of the choices ("auto|f32|bf16"), else argp_error(). */
+const char *cli_parse_choice(const struct argp_state *state, const char *option, const char *text, const char *choices);
+
+/* ERR_INPUT, saying what to do with it, for a directory that is a training run or a model and no run of profile. */
+int cli_check_run_path(const char *path, struct err *err);
+
 /* The command line as one string, quoted for a shell; free it. */
 char *cli_command_line(int argc, char **argv);
 

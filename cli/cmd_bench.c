@@ -109,7 +109,7 @@ static int feed_random(const struct loaded *l, struct session *s, int batch, int
         }
         rc = session_feed(s, &(struct feed){batch, slots, tokens, counts}, err);
         if (rc == OK && nll)
-            rc = session_nll(s, target, loss, err);
+            rc = session_nll(s, target, loss, NULL, err);
     }
     free(ids);
     free(target);

@@ -120,10 +120,12 @@ static json_t *number(double x) {
 
 static void print_json(const struct profile_options *o, const struct loaded *l, const struct corpus_result *r) {
     const struct run_totals *t = &r->totals;
-    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:f}", "schema", "spkv-profile",
+    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:I, s:o, s:o, s:o, s:f, s:f}", "schema", "spkv-profile",
                              "version", 1, "output", o->output, "policy", l->policy->name, "n_sequences",
                              (json_int_t)t->n_sequences, "n_tok", (json_int_t)t->n_tok, "n_predicted",
                              (json_int_t)t->n_predicted, "nll_nat_per_token", number(t->nll_sum / (double)t->n_predicted),
+                             "argmax_share", number(ratio(r->n_argmax, t->n_predicted)), "n_answers",
+                             (json_int_t)r->n_answers, "answers_exact", number(ratio(r->n_exact, r->n_answers)),
                              "long_range_density", number(ratio(r->n_kept, r->n_left_window)), "read_fraction",
                              number(ratio(r->visible_pairs, r->causal_pairs)), "seconds", r->seconds, "model_seconds",
                              (double)t->model_us * 1e-6);
@@ -143,6 +145,8 @@ static void print_text(const struct profile_options *o, const struct loaded *l, 
     if (r->n_left_window)
         printf(", long-range density %.1f %%", 100 * ratio(r->n_kept, r->n_left_window));
     printf(", read fraction %.1f %%\n", 100 * ratio(r->visible_pairs, r->causal_pairs));
+    if (r->n_answers)
+        printf("  answers exact %.1f %% of %llu\n", 100 * ratio(r->n_exact, r->n_answers), (unsigned long long)r->n_answers);
     printf("  next: spkv show %s\n", o->output);
 }
 

@@ -80,9 +80,12 @@ static int open_and_write(const struct report_arguments *a, struct opened *in, s
                                      .note = note,
                                      .self = (void *)(uintptr_t)a};
     int rc = OK;
-    for (size_t i = 0; rc == OK && i < a->n_paths; i++)
-        rc = training_log_is(a->paths[i]) ? training_log_read(a->paths[i], &in->logs[in->n_logs++], err)
-                                          : profile_open(a->paths[i], &in->profiles[in->n_profiles++], err);
+    for (size_t i = 0; rc == OK && i < a->n_paths; i++) {
+        if (training_log_is(a->paths[i]))
+            rc = training_log_read(a->paths[i], &in->logs[in->n_logs++], err);
+        else if ((rc = cli_check_run_path(a->paths[i], err)) == OK)
+            rc = profile_open(a->paths[i], &in->profiles[in->n_profiles++], err);
+    }
     if (rc == OK)
         rc = report_write(&(struct report_input){in->profiles, in->n_profiles, in->logs, in->n_logs}, &options, err);
     str_free(&version);

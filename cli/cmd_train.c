@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -15,6 +16,7 @@
 #include "cli/train_options.h"
 #include "cli/train_progress.h"
 #include "cli/train_run.h"
+#include "reports/training_log.h"
 #include "train/init.h"
 #include "train/state.h"
 #include "train/trainer.h"
@@ -23,6 +25,8 @@
 struct training {
     struct train_run run;
     struct schedule schedule;
+    char *policy_file;       /* where the schedule's policy comes from; NULL: the command line */
+    int lock;                /* on OUT/run.json, -1 = none yet */
     char *start_dir;         /* OUT/start.tmp: what the run begins with and no other file holds, while it is open */
     struct loaded loaded;
     struct policy *full;
@@ -39,7 +43,10 @@ static void training_close(struct training *t) {
     if (t->start_dir)
         file_remove_tree(t->start_dir, &ignored);
     free(t->start_dir);
+    free(t->policy_file);
     train_run_free(&t->run);
+    if (t->lock >= 0)
+        close(t->lock);
 }
 
 /* --- the start ------------------------------------------------------------------------------------------------------ */
@@ -78,17 +85,53 @@ static int check_lora(const struct predictor_config *added, const struct schedul
                    s->lora_r, schedule_lora_alpha(s));
 }
 
+/* By the tensors of the first layer that has a predictor. */
+static enum predictor_kind kind_of(const struct checkpoint *checkpoint) {
+    const struct model_config *c = checkpoint_config(checkpoint);
+    int layer = 0;
+    char trunk[128], linear[128];
+    while (layer + 1 < c->n_layers && c->layers[layer].sliding_window > 0)
+        layer++;
+    snprintf(trunk, sizeof trunk, "model.layers.%d.self_attn.utility_predictor.fc1.weight", layer);
+    snprintf(linear, sizeof linear, "model.layers.%d.self_attn.utility_predictor.fc2.weight", layer);
+    return checkpoint_find(checkpoint, trunk)    ? PREDICTOR_TRUNK
+           : checkpoint_find(checkpoint, linear) ? PREDICTOR_LINEAR
+                                                 : PREDICTOR_STATIC;
+}
+
+/* The schedule says what is trained, also where the model brings it. */
+static void take_kind(struct schedule *s, enum predictor_kind kind) {
+    s->predictor_kind = kind;
+    if (kind != PREDICTOR_TRUNK)
+        s->predictor_hidden = 0;
+}
+
 /* Whether an adapted model goes on with additions of its own. */
-static int find_additions(const struct training *t, bool *found, struct err *err) {
+static int find_additions(struct training *t, bool quiet, bool *found, struct err *err) {
+    struct schedule *s = &t->schedule;
     struct checkpoint *checkpoint;
     int rc = checkpoint_open(t->run.model, NULL, &checkpoint, err);
     if (rc != OK)
         return rc;
-    bool lora = t->schedule.trained == TRAIN_LORA;
-    *found = (lora ? checkpoint_added(checkpoint) : checkpoint_predictor(checkpoint)) && !t->run.new_predictor &&
-             t->schedule.predictor_kind == PREDICTOR_TRUNK;
-    if (lora && *found)
-        rc = check_lora(checkpoint_added(checkpoint), &t->schedule, t->run.model, err);
+    bool gated = schedule_gated(s), lora = s->trained == TRAIN_LORA;
+    const struct predictor_config *added = checkpoint_added(checkpoint);
+    enum predictor_kind kind = kind_of(checkpoint);
+    bool wanted = s->predictor_kind == PREDICTOR_TRUNK || s->predictor_kind == kind;
+    bool there = gated ? checkpoint_predictor(checkpoint) && wanted : added && added->lora_r > 0;
+    *found = there && !t->run.new_predictor;
+    if (*found && lora)
+        rc = check_lora(added, s, t->run.model, err);
+    if (*found && gated)
+        take_kind(s, kind);
+    if (rc == OK && *found)
+        cli_note(quiet, "the run goes on with the %s of %s (--new-predictor begins with another)",
+                 gated ? "predictor" : "low-rank updates", t->run.model);
+    else if (rc == OK && added)
+        cli_note(quiet, "the run begins with a new %s: what was added to %s before (%s) is left out",
+                 gated ? "predictor" : "set of low-rank updates", t->run.model,
+                 !checkpoint_predictor(checkpoint) ? "low-rank updates"
+                 : added->lora_r > 0               ? "a predictor and low-rank updates"
+                                                   : "a predictor");
     checkpoint_close(checkpoint);
     return rc;
 }
@@ -106,11 +149,9 @@ static int write_start(struct training *t, bool quiet, const char **model, const
     *model = t->run.model;
     if (!adds)
         return OK;
-    if ((rc = find_additions(t, &found, err)) == OK && !found) {
+    if ((rc = find_additions(t, quiet, &found, err)) == OK && !found) {
         rc = write_new_additions(t->run.model, t, err);
         *predictor = t->start_dir;
-    } else if (rc == OK) {
-        cli_note(quiet, "the run goes on with the predictor of %s (--new-predictor begins with another)", t->run.model);
     }
     return rc;
 }
@@ -130,6 +171,15 @@ static int check_model(const struct training *t, struct err *err) {
     return OK;
 }
 
+/* A policy that is no policy is an error of the file that names it, where one does. */
+static int load_model(struct training *t, const struct run_options_cli *o, struct err *err) {
+    struct err what = {0};
+    int rc = loaded_open(o, true, &t->loaded, &what);
+    if (rc == ERR_USAGE && t->policy_file)
+        return err_set(err, ERR_INPUT, t->policy_file, "\"policy\" is \"%s\": %s", t->schedule.policy, what.message);
+    return rc == OK ? OK : err_set(err, rc, what.where, "%s", what.message);
+}
+
 static int open_model(struct training *t, bool quiet, struct err *err) {
     struct run_options_cli o = run_options_default();
     int rc = write_start(t, quiet, &o.model, &o.predictor, err);
@@ -143,7 +193,7 @@ static int open_model(struct training *t, bool quiet, struct err *err) {
     o.unmerged = t->schedule.trained == TRAIN_LORA;
     o.quiet = true; /* that a new predictor names another base is no news */
     if (rc == OK)
-        rc = loaded_open(&o, true, &t->loaded, err);
+        rc = load_model(t, &o, err);
     if (rc == OK)
         rc = check_model(t, err);
     return rc == OK ? loaded_policy(&t->loaded, &o, "full", &t->full, err) : rc;
@@ -166,6 +216,16 @@ static int open_training(struct training *t, const char *out_dir, bool quiet, st
 static int remove_in(const char *out_dir, const char *name, struct err *err) {
     char *path = file_join(out_dir, name, err);
     int rc = path ? file_remove_tree(path, err) : ERR_MEMORY;
+    free(path);
+    return rc;
+}
+
+/* Two processes in one run would destroy each other's work. */
+static int lock_run(struct training *t, const char *out_dir, struct err *err) {
+    char *path = file_join(out_dir, "run.json", err);
+    int rc = path ? OK : ERR_MEMORY;
+    if (rc == OK && file_exists(path))
+        rc = file_lock(path, out_dir, &t->lock, err);
     free(path);
     return rc;
 }
@@ -210,32 +270,37 @@ static int begin(struct training *t, const char *out_dir, struct err *err) {
         rc = schedule_write(&t->schedule, path, err);
     if (rc == OK)
         rc = train_run_write(&t->run, out_dir, err);
+    if (t->lock >= 0) /* of the run that was replaced */
+        close(t->lock);
+    t->lock = -1;
     free(path);
-    return rc;
+    return rc == OK ? lock_run(t, out_dir, err) : rc;
 }
 
+/* Tokens per second that matrix products alone would allow; 0 when nobody is to see it. */
 static double measure_gemm(const struct training *t, bool quiet, struct err *err) {
     struct roofline roof = {0};
-    double rate = 0;
+    double gflop_per_s = 0;
     if (!quiet && roofline_open(&roof, t->loaded.ops, t->loaded.dev, err) == OK)
-        rate = roofline_gemm(&roof, err);
+        gflop_per_s = roofline_gemm(&roof, err);
     roofline_close(&roof);
-    return rate;
+    return gflop_per_s * 1e9 / train_flop_per_tok(&t->schedule, t->loaded.model->config);
 }
 
 static int run_training(struct training *t, const struct train_options *o, struct train_log_row *last, double *seconds,
                         struct err *err) {
     struct train_progress progress;
-    double rate = measure_gemm(t, o->quiet, err);
+    double gemm_tok_per_s = measure_gemm(t, o->quiet, err);
     uint64_t start = clock_us();
     if (err->code != OK)
         return err->code;
-    train_progress_begin(&progress, &t->schedule, t->loaded.model->config, rate, o->quiet);
+    train_progress_begin(&progress, &t->schedule, gemm_tok_per_s, o->quiet);
     struct trainer_options options = {
         .out_dir = o->output, .source = t->loaded.checkpoint, .model = t->loaded.model, .schedule = &t->schedule,
         .policy = t->loaded.policy, .full = t->full, .data = t->data, .eval = t->eval,
         .dtype = strcmp(t->run.dtype, "f32") == 0 ? DTYPE_F32 : DTYPE_BF16, .protocol = t->run.protocol,
-        .version = cli_version, .commit = cli_commit, .stop = cli_stop_flag(), .observer = &progress.observer};
+        .version = cli_version, .commit = cli_commit, .gemm_tok_per_s = gemm_tok_per_s,
+        .stop = cli_stop_flag(), .observer = &progress.observer};
     int rc = trainer_run(&options, last, err);
     train_progress_end(&progress);
     *seconds = (double)(clock_us() - start) * 1e-6;
@@ -276,11 +341,31 @@ static void print_text(const struct train_options *o, const struct train_log_row
     putchar('\n');
 }
 
+/* What the log of a complete run ends with; NaN where it does not say. */
+static struct train_log_row last_row(const char *out_dir, int64_t steps) {
+    double no = (double)NAN;
+    struct train_log_row row = {.step = steps, .loss = no, .long_range_density = no, .eval_nll_hard = no,
+                                .eval_nll_full = no, .eval_gate_density = no, .eval_long_range_density = no};
+    struct training_log *log;
+    struct err ignored = {0};
+    if (training_log_read(out_dir, &log, &ignored) != OK)
+        return row;
+    row.n_tok = (uint64_t)training_log_last(log, TRAINING_TOKENS);
+    row.loss = training_log_last(log, TRAINING_LOSS);
+    row.long_range_density = training_log_last(log, TRAINING_LONG_DENSITY);
+    row.eval_nll_hard = training_log_last(log, TRAINING_EVAL_HARD);
+    row.eval_nll_full = training_log_last(log, TRAINING_EVAL_FULL);
+    row.eval_long_range_density = training_log_last(log, TRAINING_EVAL_LONG_DENSITY);
+    training_log_free(log);
+    return row;
+}
+
 /* --- the command ---------------------------------------------------------------------------------------------------- */
 
 /* A run that never began leaves nothing where nothing was. */
 static int train_new(struct training *t, const struct train_options *o, const char *command, struct err *err) {
     struct err ignored = {0};
+    const char *policy_file = train_options_policy_file(o);
     bool was_there = file_exists(o->output);
     int rc = file_check_free(o->output, o->force, err);
     if (rc == OK)
@@ -291,7 +376,9 @@ static int train_new(struct training *t, const struct train_options *o, const ch
         rc = check_start(t, o->output, err);
     if (rc != OK)
         return rc;
-    if ((rc = open_training(t, o->output, o->quiet, err)) == OK)
+    if (policy_file && !(t->policy_file = mem_strdup(policy_file, err)))
+        return ERR_MEMORY;
+    if ((rc = lock_run(t, o->output, err)) == OK && (rc = open_training(t, o->output, o->quiet, err)) == OK)
         rc = begin(t, o->output, err);
     if (rc != OK && !was_there)
         file_remove_tree(o->output, &ignored);
@@ -299,9 +386,11 @@ static int train_new(struct training *t, const struct train_options *o, const ch
 }
 
 static int train_again(struct training *t, const struct train_options *o, struct err *err) {
-    char *path = file_join(o->output, "schedule.json", err);
+    char *path = t->policy_file = file_join(o->output, "schedule.json", err);
     int rc = path ? train_run_read(o->output, &t->run, err) : ERR_MEMORY;
     t->schedule = schedule_default();
+    if (rc == OK)
+        rc = lock_run(t, o->output, err);
     if (rc == OK)
         rc = schedule_read(path, &t->schedule, err);
     if (rc == OK)
@@ -311,22 +400,24 @@ static int train_again(struct training *t, const struct train_options *o, struct
                  (long long)t->run.threads, o->threads);
     if (o->threads > 0)
         t->run.threads = o->threads;
-    free(path);
     if (rc == OK) /* before anything is written again: a full disk may need the room */
         rc = state_clean(o->output, err);
     return rc == OK ? open_training(t, o->output, o->quiet, err) : rc;
 }
 
 static int train(const struct train_options *o, const char *command, struct err *err) {
-    struct training t = {0};
+    struct training t = {.lock = -1};
     struct train_log_row last;
     double seconds;
     int rc = o->protocol == PROTOCOL_RESUME ? train_again(&t, o, err) : train_new(&t, o, command, err);
     if (rc == OK)
         rc = run_training(&t, o, &last, &seconds, err);
-    if (rc == OK && last.step == 0)
+    bool complete = rc == OK && last.step == 0;
+    if (complete)
         cli_note(o->quiet, "%s is complete already", o->output);
-    else if (rc == OK) {
+    if (complete)
+        last = last_row(o->output, t.schedule.steps);
+    if (rc == OK && (o->json || !complete)) {
         (o->json ? print_json : print_text)(o, &last, seconds);
         rc = cli_finish_stdout(err);
     } else if (rc == ERR_INCOMPLETE)

@@ -123,6 +123,10 @@ static int record_gates(void *self, const struct gate_report *g, struct err *err
 static void add_totals(struct recording *r, const struct sequence_report *s) {
     const struct model_config *c = r->loaded->model->config;
     uint64_t n = s->sequence->n_tok;
+    bool answer = s->n_predicted > 0 && s->n_predicted + 1 < n;
+    r->result->n_argmax += s->n_argmax;
+    r->result->n_answers += answer;
+    r->result->n_exact += answer && s->n_argmax == s->n_predicted;
     for (int l = 0; l < c->n_layers; l++)
         for (int h = 0; h < c->n_kv_heads && c->layers[l].sliding_window == 0; h++) {
             size_t i = (size_t)l * (size_t)c->n_kv_heads + (size_t)h;
@@ -152,6 +156,7 @@ static int record_sequence(void *self, const struct sequence_report *s, struct e
     struct profile_sequence sequence = describe(r, s->sequence);
     struct profile_counters counters = {
         .sequence = &sequence, .n_predicted = s->n_predicted, .nll_sum = s->nll_sum, .nll = s->nll,
+        .n_argmax = s->n_argmax, .is_argmax = s->is_argmax,
         .n_left_window = s->n_left_window, .n_kept = s->n_kept, .visible_pairs = s->visible_pairs,
         .cache_bytes_used = s->cache_bytes_used, .cache_bytes_allocated = s->cache_bytes_allocated,
         .cache_bytes_full = s->cache_bytes_full, .pool_peak_bytes = s->pool_peak_bytes, .far_sum = s->far_sum,

@@ -30,6 +30,7 @@ struct corpus_result {
     struct run_totals totals;
     uint64_t n_kept, n_left_window, visible_pairs,
         causal_pairs; /* sums over sequences, layers that are not sliding, KV heads */
+    uint64_t n_argmax, n_answers, n_exact; /* as in struct statistics */
     uint64_t n_skipped_files, n_dropped_tails;
     double seconds;
     bool nothing_to_do;      /* --resume of a finished run */

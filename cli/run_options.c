@@ -50,17 +50,6 @@ static const struct argp_option argp_options[] = {
     {0},
 };
 
-static const char *one_of(const struct argp_state *state, const char *option, const char *arg, const char *a, const char *b,
-                          const char *c, const char *d) {
-    const char *choices[] = {a, b, c, d};
-    for (int i = 0; i < 4; i++)
-        if (choices[i] && strcmp(arg, choices[i]) == 0)
-            return choices[i];
-    argp_error(state, "--%s: \"%s\" is not one of %s, %s%s%s%s%s", option, arg, a, b, c ? ", " : "", c ? c : "",
-               d ? ", " : "", d ? d : "");
-    return a;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state) {
     struct run_options_cli *o = state->input;
     switch (key) {
@@ -69,14 +58,14 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_WINDOW: o->window = (int)cli_parse_int(state, "window", arg, 1, 1 << 24); break;
     case KEY_SINKS: o->sinks = (int)cli_parse_int(state, "sinks", arg, 0, 1 << 24); break;
     case KEY_THRESHOLD: o->threshold = cli_parse_real(state, "threshold", arg, -1e30, 1e30); break;
-    case KEY_DTYPE: o->dtype = one_of(state, "dtype", arg, "auto", "f32", "bf16", NULL); break;
-    case KEY_BACKEND: o->backend = one_of(state, "backend", arg, "auto", "ref", "cpu", "cuda"); break;
+    case KEY_DTYPE: o->dtype = cli_parse_choice(state, "dtype", arg, "auto|f32|bf16"); break;
+    case KEY_BACKEND: o->backend = cli_parse_choice(state, "backend", arg, "auto|ref|cpu|cuda"); break;
     case KEY_THREADS: o->threads = (int)cli_parse_int(state, "threads", arg, 1, 1024); break;
     case KEY_SEED: o->seed = (uint64_t)cli_parse_int(state, "seed", arg, 0, LLONG_MAX); break;
     case KEY_BATCH: o->batch = (int)cli_parse_int(state, "batch", arg, 1, 4096); break;
     case KEY_CHUNK: o->chunk = (int)cli_parse_int(state, "chunk", arg, 1, 1 << 20); break;
     case KEY_PREFILL:
-        o->dense_prefill = strcmp(one_of(state, "prefill", arg, "pruned", "dense", NULL, NULL), "dense") == 0;
+        o->dense_prefill = strcmp(cli_parse_choice(state, "prefill", arg, "pruned|dense"), "dense") == 0;
         break;
     case KEY_JSON: o->json = true; break;
     case 'q': o->quiet = true; break;

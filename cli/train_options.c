@@ -1,10 +1,13 @@
 #include "cli/train_options.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "cli/cli.h"
 
 enum { MAX_KEYS = 64 };
@@ -60,14 +63,6 @@ const char *protocol_name(enum protocol protocol) {
     return names[protocol];
 }
 
-static const char *one_of(const struct argp_state *state, const char *option, const char *arg, const char *a, const char *b,
-                          const char *c) {
-    if (strcmp(arg, a) == 0 || strcmp(arg, b) == 0 || (c && strcmp(arg, c) == 0))
-        return arg;
-    argp_error(state, "--%s: \"%s\" is not one of %s, %s%s%s", option, arg, a, b, c ? ", " : "", c ? c : "");
-    return a;
-}
-
 static void set(struct train_options *o, const struct argp_state *state, const char *key, const char *value) {
     if (o->n_settings == TRAIN_MAX_SETTINGS)
         argp_error(state, "more than %d options of the schedule", TRAIN_MAX_SETTINGS);
@@ -76,7 +71,7 @@ static void set(struct train_options *o, const struct argp_state *state, const c
 }
 
 static void set_static(struct train_options *o, const struct argp_state *state, const char *arg) {
-    const char *what = one_of(state, "static-gates", arg ? arg : "head", "head", "layer", NULL);
+    const char *what = cli_parse_choice(state, "static-gates", arg ? arg : "head", "head|layer");
     set(o, state, "predictor_kind", strcmp(what, "layer") == 0 ? "static-layer" : "static");
     set(o, state, "trained", "predictor");
 }
@@ -141,9 +136,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_STATIC: set_static(o, state, arg); break;
     case KEY_BATCH_TOK: o->batch_tok = cli_parse_int(state, "batch-tok", arg, 1, LLONG_MAX); break;
     case KEY_NEW_PREDICTOR: o->new_predictor = true; break;
-    case KEY_DTYPE: o->dtype = one_of(state, "dtype", arg, "bf16", "f32", NULL); break;
-    case KEY_COMPUTE: o->compute = one_of(state, "compute", arg, "f32", "bf16", NULL); break;
-    case KEY_BACKEND: o->backend = one_of(state, "backend", arg, "auto", "ref", "cpu"); break;
+    case KEY_DTYPE: o->dtype = cli_parse_choice(state, "dtype", arg, "bf16|f32"); break;
+    case KEY_COMPUTE: o->compute = cli_parse_choice(state, "compute", arg, "f32|bf16"); break;
+    case KEY_BACKEND: o->backend = cli_parse_choice(state, "backend", arg, "auto|ref|cpu"); break;
     case KEY_THREADS: o->threads = (int)cli_parse_int(state, "threads", arg, 1, 1024); break;
     case KEY_FORCE: o->force = true; break;
     case KEY_JSON: o->json = true; break;
@@ -196,6 +191,48 @@ void train_options_parse(int argc, char **argv, struct train_options *o) {
     argp_parse(&argp, argc, argv, 0, NULL, o);
 }
 
+/* Where the path begins in "layout:...file=PATH...", or NULL. */
+static char *find_layout_path(char *policy) {
+    for (char *p = strncmp(policy, "layout:", 7) == 0 ? policy + 6 : NULL; p; p = strchr(p + 1, ','))
+        if (strncmp(p + 1, "file=", 5) == 0)
+            return p + 6;
+    return NULL;
+}
+
+/* The run may be resumed from another folder: a layout gets its absolute path. */
+static int make_layout_absolute(struct schedule *s, const char *where, struct err *err) {
+    char *path = find_layout_path(s->policy), *given, *absolute;
+    struct str policy = {0};
+    int rc = OK;
+    if (!path)
+        return OK;
+    size_t n = strcspn(path, ",");
+    if (!(given = mem_strndup(path, n, err)))
+        return ERR_MEMORY;
+    if (!(absolute = realpath(given, NULL)))
+        rc = err_errno(err, errno, given, "cannot be read");
+    else
+        str_printf(&policy, "%.*s%s%s", (int)(path - s->policy), s->policy, absolute, path + n);
+    if (rc == OK && (policy.failed || policy.len >= sizeof s->policy || strchr(absolute, ',')))
+        rc = err_set(err, ERR_INPUT, where, "the path in \"policy\" is too long, or has a comma (%s): move the layout",
+                     absolute);
+    if (rc == OK) {
+        memset(s->policy, 0, sizeof s->policy); /* schedules are compared as bytes */
+        memcpy(s->policy, policy.data, policy.len);
+    }
+    str_free(&policy);
+    free(absolute);
+    free(given);
+    return rc;
+}
+
+const char *train_options_policy_file(const struct train_options *o) {
+    for (size_t i = 0; i < o->n_settings; i++)
+        if (strcmp(o->settings[i].key, "policy") == 0)
+            return NULL;
+    return o->schedule_file;
+}
+
 int train_options_schedule(const struct train_options *o, struct schedule *s, struct err *err) {
     int rc = OK;
     *s = schedule_default();
@@ -210,5 +247,7 @@ int train_options_schedule(const struct train_options *o, struct schedule *s, st
         rc = err_set(err, ERR_USAGE, "", "--batch-tok: %lld tokens a step are too many", (long long)o->batch_tok);
     if (rc == OK && o->batch_tok > 0)
         s->sequences = (int)(o->batch_tok / s->context_len);
+    if (rc == OK)
+        rc = make_layout_absolute(s, o->schedule_file ? o->schedule_file : "", err);
     return rc == OK ? schedule_check(s, o->schedule_file ? o->schedule_file : "", err) : rc;
 }

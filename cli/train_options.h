@@ -36,7 +36,10 @@ struct train_options {
 /* Parses argv; does not return on usage errors (exit status 2). */
 void train_options_parse(int argc, char **argv, struct train_options *out);
 
-/* Defaults, the file, the settings, checked together. */
+/* Defaults, the file, the settings, checked together. The path of a layout is made absolute. */
 int train_options_schedule(const struct train_options *options, struct schedule *out, struct err *err);
+
+/* The file that the schedule may have its policy from; NULL: the command line gives it, or nothing does. Borrowed. */
+const char *train_options_policy_file(const struct train_options *options);
 
 #endif

@@ -10,7 +10,7 @@
 
 /* Every weight of a product is read once forward and twice backward (once, where the model is frozen); attention is left
  * out. */
-static double flop_per_tok(const struct schedule *s, const struct model_config *c) {
+double train_flop_per_tok(const struct schedule *s, const struct model_config *c) {
     double d = c->d_model, heads = 2.0 * (c->n_heads + c->n_kv_heads) * c->head_dim;
     double weights = c->n_layers * (d * heads + 3 * d * c->d_ffn) + d * c->vocab_size;
     return (s->trained == TRAIN_ALL ? 6 : 4) * weights;
@@ -29,8 +29,8 @@ static void draw(const struct train_progress *p, const struct train_log_row *row
     if (!isnan(row->long_range_density))
         fprintf(stderr, ", density %.1f %%", 100 * row->long_range_density);
     fprintf(stderr, ", %.0f tok/s", speed);
-    if (p->gemm_gflop_per_s > 0)
-        fprintf(stderr, " (%.0f %% of GEMM)", 100 * speed * p->flop_per_tok * 1e-9 / p->gemm_gflop_per_s);
+    if (p->gemm_tok_per_s > 0)
+        fprintf(stderr, " (%.0f %% of GEMM)", 100 * speed / p->gemm_tok_per_s);
     fprintf(stderr, ", %s left%s", left, p->terminal ? "\033[K" : "\n");
 }
 
@@ -57,12 +57,10 @@ static void on_eval(void *self, const struct train_log_row *row) {
     fputc('\n', stderr);
 }
 
-void train_progress_begin(struct train_progress *p, const struct schedule *s, const struct model_config *config,
-                          double gemm_gflop_per_s, bool quiet) {
+void train_progress_begin(struct train_progress *p, const struct schedule *s, double gemm_tok_per_s, bool quiet) {
     const char *term = getenv("TERM");
     *p = (struct train_progress){.quiet = quiet, .terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0,
-                                 .n_steps = s->steps, .flop_per_tok = flop_per_tok(s, config),
-                                 .gemm_gflop_per_s = gemm_gflop_per_s,
+                                 .n_steps = s->steps, .gemm_tok_per_s = gemm_tok_per_s,
                                  .observer = {.self = p, .on_step = on_step, .on_eval = on_eval}};
     p->start_us = p->last_us = clock_us();
 }

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zlib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 
 enum { STORED_BYTES = 1 << 18 };
@@ -198,10 +198,7 @@ uint64_t stream_stored_bytes(const struct stream *s) {
 }
 
 void stream_hash(const struct stream *s, char hex[33]) {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(s->hash));
-    for (int i = 0; i < 16; i++)
-        snprintf(hex + 2 * i, 3, "%02x", canonical.digest[i]);
+    hash_hex(XXH3_128bits_digest(s->hash), hex);
 }
 
 int stream_hash_file(const char *path, char hex[33], struct err *err) {

@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -400,15 +400,12 @@ static void hash_tensor(XXH3_state_t *state, const struct tensor *t) {
 
 /* `added`: predictor and low-rank tensors too. */
 static void hash_all(struct checkpoint *c, const char *text, size_t n, bool added, char out[33]) {
-    XXH128_canonical_t canonical;
     XXH3_128bits_reset(c->hasher);
     XXH3_128bits_update(c->hasher, text, n);
     for (size_t i = 0; i < c->n_tensors; i++)
         if (added || !is_added(c->tensors[i].name))
             hash_tensor(c->hasher, &c->tensors[i]);
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(c->hasher));
-    for (size_t i = 0; i < 16; i++)
-        snprintf(out + 2 * i, 3, "%02x", canonical.digest[i]);
+    hash_hex(XXH3_128bits_digest(c->hasher), out);
 }
 
 const char *checkpoint_model_hash(struct checkpoint *c) {

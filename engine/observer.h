@@ -28,6 +28,8 @@ struct sequence_report {
     size_t n_predicted;
     double nll_sum;
     const float *nll;               /* (n_tok) loss of predicting this token; NaN for the first and where not scored */
+    size_t n_argmax;                /* predicted tokens that were the most likely ones */
+    const uint8_t *is_argmax;       /* (n_tok) 1 where this token was the most likely one; 0 where nll is NaN */
     const uint32_t *n_left_window, *n_kept;
     const uint64_t *visible_pairs;
     size_t cache_bytes_used, cache_bytes_allocated, cache_bytes_full;

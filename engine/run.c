@@ -15,9 +15,10 @@ struct member {
     uint8_t *scored;
     size_t tokens_cap, scored_cap, fed;
     float *nll;                 /* (n_tok) */
+    uint8_t *is_argmax;
     float *utility;             /* (n_layers, n_tok, n_kv_heads) */
     uint8_t *open;
-    size_t nll_cap, utility_cap, open_cap;
+    size_t nll_cap, argmax_cap, utility_cap, open_cap;
 };
 
 struct run {
@@ -32,6 +33,7 @@ struct run {
     bool *gated;                /* (n_layers) */
     int32_t *target;            /* (batch * chunk) */
     float *nll;
+    uint8_t *is_argmax;
     int *slots, *n_tok;         /* (batch) of the step */
     const int32_t **tokens;
     uint32_t *n_left, *n_kept;  /* (n_layers, n_kv_heads) */
@@ -51,6 +53,8 @@ static int take_member(struct run *r, const struct sequence *sequence, struct er
     int rc = mem_grow(&m->tokens, &m->tokens_cap, n, sizeof *m->tokens, "tokens", err);
     if (rc == OK)
         rc = mem_grow(&m->nll, &m->nll_cap, n, sizeof *m->nll, "losses", err);
+    if (rc == OK)
+        rc = mem_grow(&m->is_argmax, &m->argmax_cap, n, 1, "losses", err);
     if (rc == OK && sequence->scored)
         rc = mem_grow(&m->scored, &m->scored_cap, n, 1, "tokens", err);
     if (rc == OK && r->want_gates)
@@ -67,6 +71,7 @@ static int take_member(struct run *r, const struct sequence *sequence, struct er
     m->sequence.scored = sequence->scored ? m->scored : NULL;
     m->fed = 0;
     m->nll[0] = NAN;
+    m->is_argmax[0] = 0;
     r->n_members++;
     return OK;
 }
@@ -115,14 +120,16 @@ static int run_step(struct run *r, bool *more, struct err *err) {
     if (n_seq == 0)
         return OK;
     if ((rc = session_feed(r->session, &(struct feed){n_seq, r->slots, r->tokens, r->n_tok}, err)) != OK ||
-        (rc = session_nll(r->session, r->target, r->nll, err)) != OK ||
+        (rc = session_nll(r->session, r->target, r->nll, r->is_argmax, err)) != OK ||
         (r->want_gates && (rc = keep_gates(r, n_seq, n_rows, err)) != OK))
         return rc;
     for (int i = 0; i < n_seq; i++) {
         struct member *m = &r->members[r->slots[i]];
         for (int j = 0; j < r->n_tok[i]; j++, row++)
-            if (m->fed + (size_t)j + 1 < m->sequence.n_tok)
+            if (m->fed + (size_t)j + 1 < m->sequence.n_tok) {
                 m->nll[m->fed + (size_t)j + 1] = r->nll[row];
+                m->is_argmax[m->fed + (size_t)j + 1] = r->is_argmax[row];
+            }
         m->fed += (size_t)r->n_tok[i];
     }
     r->totals->n_tok += n_rows;
@@ -156,7 +163,7 @@ static void count_left(struct run *r, size_t n_tok) {
 static int report_sequence(struct run *r, int slot, struct err *err) {
     struct member *m = &r->members[slot];
     struct kv_counts counts = {.n_kept = r->n_kept, .visible_pairs = r->visible};
-    struct sequence_report report = {.sequence = &m->sequence, .nll = m->nll};
+    struct sequence_report report = {.sequence = &m->sequence, .nll = m->nll, .is_argmax = m->is_argmax};
     session_end_prefill(r->session, slot);
     int rc = kv_cache_read_counts(session_cache(r->session), slot, &counts, err);
     if (rc == OK && r->observer->want_oracle)
@@ -166,6 +173,7 @@ static int report_sequence(struct run *r, int slot, struct err *err) {
     for (size_t t = 1; t < m->sequence.n_tok; t++)
         if (!m->sequence.scored || m->sequence.scored[t]) {
             report.n_predicted++;
+            report.n_argmax += m->is_argmax[t];
             report.nll_sum += (double)m->nll[t];
         }
     count_left(r, m->sequence.n_tok);
@@ -237,6 +245,7 @@ static int create(struct run *r, struct err *err) {
         !(r->gated = mem_alloc((size_t)r->model->config->n_layers, sizeof *r->gated, "a batch", err)) ||
         !(r->target = mem_alloc(options.max_rows, sizeof *r->target, "a batch", err)) ||
         !(r->nll = mem_alloc(options.max_rows, sizeof *r->nll, "a batch", err)) ||
+        !(r->is_argmax = mem_alloc(options.max_rows, 1, "a batch", err)) ||
         !(r->slots = mem_alloc(batch, sizeof *r->slots, "a batch", err)) ||
         !(r->n_tok = mem_alloc(batch, sizeof *r->n_tok, "a batch", err)) ||
         !(r->tokens = mem_alloc(batch, sizeof *r->tokens, "a batch", err)) ||
@@ -256,10 +265,11 @@ static void destroy(struct run *r) {
         free(m->tokens);
         free(m->scored);
         free(m->nll);
+        free(m->is_argmax);
         free(m->utility);
         free(m->open);
     }
-    void *arrays[] = {r->members, r->gated,  r->target, r->nll,    r->slots,
+    void *arrays[] = {r->members, r->gated,  r->target, r->nll,    r->is_argmax, r->slots,
                       r->n_tok,   r->tokens, r->n_left, r->n_kept, r->visible};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);

@@ -31,6 +31,7 @@ struct session {
     int32_t *ids, *pos;       /* host staging (max_rows) */
     int32_t *target;          /* device (max_rows) */
     float *nll;               /* device (max_rows) */
+    uint8_t *is_argmax;       /* device (max_rows) */
     float *logits;            /* device (n_slots, vocab_size), made on first use */
     void *last_rows;          /* device (n_slots, d_model) act, the same */
     int32_t *sampled;         /* device (n_slots) */
@@ -165,6 +166,7 @@ static int create_buffers(struct session *s, struct err *err) {
     s->pos = host_array(rows, sizeof(int32_t), &rc, err);
     s->target = device_array(s, rows, sizeof(int32_t), &rc);
     s->nll = device_array(s, rows, real, &rc);
+    s->is_argmax = device_array(s, rows, 1, &rc);
     s->sampled = device_array(s, n_slots, sizeof(int32_t), &rc);
     s->dense = host_array(n_slots, sizeof(bool), &rc, err);
     if (s->options.dense_prefill) {
@@ -219,8 +221,8 @@ int session_create(const struct model *model, const struct session_options *opti
 void session_free(struct session *s) {
     if (!s)
         return;
-    void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->logits, s->last_rows, s->sampled,
-                         s->bin_of_distance, s->step_sums, s->all_open, s->gate_history, s->stats.future_max,
+    void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->is_argmax, s->logits, s->last_rows,
+                         s->sampled, s->bin_of_distance, s->step_sums, s->all_open, s->gate_history, s->stats.future_max,
                          s->stats.future_sum};
     void *on_host[] = {s->last.slots,  s->last.row_splits, s->last.pos0,    s->last.sequence_id,
                        s->sequence_id, s->length,          s->dense,        s->ids,
@@ -418,7 +420,7 @@ static int download_real(struct session *s, float *out, const float *from, size_
     return rc;
 }
 
-int session_nll(struct session *s, const int32_t *target, float *nll, struct err *err) {
+int session_nll(struct session *s, const int32_t *target, float *nll, uint8_t *is_argmax, struct err *err) {
     const struct model *m = s->model;
     m->ops->upload(m->dev, s->target, target, s->last.n_rows * sizeof *target);
     m->ops->nll(m->dev, &(struct nll_args){.w = m->lm_head,
@@ -426,7 +428,10 @@ int session_nll(struct session *s, const int32_t *target, float *nll, struct err
                                            .target = s->target,
                                            .softcap = (float)m->config->final_softcap,
                                            .n_rows = s->last.n_rows,
-                                           .nll = s->nll});
+                                           .nll = s->nll,
+                                           .is_argmax = is_argmax ? s->is_argmax : NULL});
+    if (is_argmax)
+        m->ops->download(m->dev, is_argmax, s->is_argmax, s->last.n_rows);
     return download_real(s, nll, s->nll, s->last.n_rows, err);
 }
 

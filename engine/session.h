@@ -50,8 +50,9 @@ int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n
  * step must all have ended their prefill, or none. Does nothing without dense_prefill. */
 void session_end_prefill(struct session *s, int slot);
 
-/* Of the last step: loss of target[r] after row r in nat, NaN where target[r] is -1; rows in feed order. Waits. */
-int session_nll(struct session *s, const int32_t *target, float *nll, struct err *err);
+/* Of the last step: loss of target[r] after row r in nat, NaN where target[r] is -1; rows in feed order. is_argmax (n_rows),
+ * or NULL: 1 where greedy sampling would take target[r], else 0. Waits. */
+int session_nll(struct session *s, const int32_t *target, float *nll, uint8_t *is_argmax, struct err *err);
 
 /* Of the last step: logits of the last row of each fed sequence, (n_seq, vocab_size) f32. Borrowed: valid until the next
  * call on the session. Waits. */

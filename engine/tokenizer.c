@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/added_tokens.h"
@@ -158,12 +158,7 @@ int tokenizer_parse(const char *text, size_t n, const char *where, struct tokeni
         tokenizer_free(t);
         return rc;
     }
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(text, n));
-    for (size_t i = 0; i < sizeof canonical.digest; i++) {
-        t->hash[2 * i] = "0123456789abcdef"[canonical.digest[i] >> 4];
-        t->hash[2 * i + 1] = "0123456789abcdef"[canonical.digest[i] & 15];
-    }
+    hash_hex(XXH3_128bits(text, n), t->hash);
     *out = t;
     return OK;
 }

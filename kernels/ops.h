@@ -143,7 +143,8 @@ struct kv_append_args {
     size_t ld_kv;
 };
 
-/* -log softmax(softcap(x w^T))[target] per row, tile by tile over the vocabulary. */
+/* -log softmax(softcap(x w^T))[target] per row, tile by tile over the vocabulary, and whether the target is what greedy
+ * sampling would take. */
 struct nll_args {
     const struct weight *w;  /* (vocab_size, d_model) */
     const void *x;           /* (n_rows, d_model) act */
@@ -151,6 +152,7 @@ struct nll_args {
     float softcap;           /* 0 = none */
     size_t n_rows;
     float *nll;              /* (n_rows) f32 */
+    uint8_t *is_argmax;      /* NULL, or (n_rows) u8: 1 where no logit is larger and none of a lower id as large, else 0 */
 };
 
 struct sample_args {

@@ -118,7 +118,7 @@ struct attend_seq_grad_args {
 /* Loss and its gradient through the output matrix; logits never lie in memory for more than a block of rows.
  * d logits = scale * (softmax - one_hot(target)), through the soft-cap; rows without target contribute nothing. */
 struct nll_grad_args {
-    const struct nll_args *forward; /* nll is written as ops->nll does */
+    const struct nll_args *forward; /* nll is written as ops->nll does, is_argmax is not */
     float scale;
     float *dx;                      /* (n_rows, d_model) f32, written; rows without target 0 */
     float *dw;                      /* NULL, or (vocab_size, d_model) f32, added to */

@@ -100,6 +100,8 @@ static void put_totals(const struct run *run, struct str *out) {
         text_put_count(out, s->n_predicted);
         str_puts(out, " predicted)\n");
     }
+    put_share("most likely token", statistics_argmax(s), "of predictions are right", out);
+    put_share("answers exact", statistics_exact(s), "of answers have every token predicted right", out);
     if (s->has_gates) {
         put_share("long-range density", head_long_density(&s->total), "of the pairs that left the window were kept", out);
         put_share("gate density", head_gate_density(&s->total), "of all pairs had an open gate", out);

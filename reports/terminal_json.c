@@ -71,6 +71,9 @@ static json_t *total_object(const struct run *run) {
     json_object_set_new(o, "shortest_tok", count(s->shortest));
     json_object_set_new(o, "longest_tok", count(s->longest));
     json_object_set_new(o, "nll_nat_per_token", number(statistics_nll(s)));
+    json_object_set_new(o, "argmax_share", number(statistics_argmax(s)));
+    json_object_set_new(o, "n_answers", count(s->n_answers));
+    json_object_set_new(o, "answers_exact", number(statistics_exact(s)));
     json_object_set_new(o, "cache_used_bytes", count(s->cache_bytes_used));
     json_object_set_new(o, "cache_allocated_bytes", count(s->cache_bytes_allocated));
     json_object_set_new(o, "cache_full_bytes", count(s->cache_bytes_full));

@@ -5,7 +5,7 @@ spkv=${SPKV:-build/spkv} run_equal=${RUN_EQUAL:-build/tests/tools/run_equal} mod
 . tests/outside
 
 mkdir "$dir/corpus"
-for i in 1 2 3 4 5 6 7; do head -c $((1500 * i)) docs/method.md >"$dir/corpus/$i.txt"; done
+for i in 1 2 3 4 5 6 7; do head -c $((500 * i)) docs/method.md >"$dir/corpus/$i.txt"; done
 profile() { "$spkv" profile "$model" "$dir/corpus" --max-length 128 --batch 2 --quiet "$@"; }
 
 # Help, version, usage.

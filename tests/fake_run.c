@@ -43,6 +43,10 @@ float fake_nll(size_t i, size_t t) {
     return t == 0 || t % 13 == 5 ? NAN : 4 * draw(2, i, 0, 0, t);
 }
 
+bool fake_is_argmax(size_t i, size_t t) {
+    return i % 3 == 0 || draw(6, i, 0, 0, t) < 0.4f;
+}
+
 uint8_t fake_class(size_t i, size_t t) {
     return (uint8_t)((i + t * t) % FAKE_N_CLASSES);
 }
@@ -126,6 +130,7 @@ struct fake_sequence {
     int32_t tokens[FAKE_MAX_LENGTH];
     uint8_t classes[FAKE_MAX_LENGTH];
     float nll[FAKE_MAX_LENGTH];
+    uint8_t is_argmax[FAKE_MAX_LENGTH];
     float utility[FAKE_LAYERS * FAKE_MAX_LENGTH * FAKE_HEADS];
     uint8_t open[FAKE_LAYERS * FAKE_MAX_LENGTH * FAKE_HEADS];
     uint32_t left[FAKE_LH], kept[FAKE_LH];
@@ -143,6 +148,7 @@ static void invent(struct fake_sequence *f, const struct fake_run *run, size_t i
         f->tokens[t] = fake_token(i, t);
         f->classes[t] = fake_class(i, t);
         f->nll[t] = fake_nll(i, t);
+        f->is_argmax[t] = fake_is_argmax(i, t);
     }
     for (size_t h = 0; h < FAKE_LH; h++) {
         if (h / FAKE_HEADS == FAKE_SLIDING)
@@ -177,7 +183,7 @@ static int report_gates(struct profile_writer *w, struct fake_sequence *f, const
 
 static int record_sequence(struct profile_writer *w, const struct fake_run *run, size_t i, struct err *err) {
     int rc = OK;
-    size_t predicted = 0;
+    size_t predicted = 0, argmax = 0;
     double nll = 0;
     static struct fake_sequence one;
     struct fake_sequence *f = &one;
@@ -189,10 +195,12 @@ static int record_sequence(struct profile_writer *w, const struct fake_run *run,
         if (!isnan(f->nll[t])) {
             nll += f->nll[t];
             predicted++;
+            argmax += f->is_argmax[t];
         }
     bool attention = run->record & PROFILE_RECORD_ATTENTION;
     struct profile_counters counters = {
-        .sequence = &f->sequence, .n_predicted = predicted, .nll_sum = nll, .nll = f->nll, .n_left_window = f->left,
+        .sequence = &f->sequence, .n_predicted = predicted, .nll_sum = nll, .nll = f->nll, .n_argmax = argmax,
+        .is_argmax = f->is_argmax, .n_left_window = f->left,
         .n_kept = f->kept, .visible_pairs = f->visible, .cache_bytes_used = 100 + i, .cache_bytes_allocated = 4096,
         .cache_bytes_full = 5000 + i, .pool_peak_bytes = 1 << 16, .far_sum = attention ? f->far : NULL,
         .sink_sum = attention ? f->sink : NULL, .distance_sum = attention ? f->distance : NULL};

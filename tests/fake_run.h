@@ -30,6 +30,7 @@ uint32_t fake_corpus(size_t i);
 uint64_t fake_document(size_t i);
 int32_t fake_token(size_t i, size_t t);
 float fake_nll(size_t i, size_t t);
+bool fake_is_argmax(size_t i, size_t t); /* every token of every third sequence */
 uint8_t fake_class(size_t i, size_t t);
 float fake_utility(const struct fake_run *run, size_t i, size_t layer, size_t head, size_t t);
 bool fake_open(const struct fake_run *run, size_t i, size_t layer, size_t head, size_t t);

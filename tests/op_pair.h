@@ -14,7 +14,7 @@
 struct pair {
     struct backend got, want;
     struct rnd rnd;
-    char what[64]; /* "cpu-avx2 bf16 97x17" for messages */
+    char what[96]; /* "cpu-avx2 bf16 97x17" for messages */
 };
 
 /* The same buffer on both. */

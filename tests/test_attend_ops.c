@@ -221,7 +221,7 @@ static void case_attend_seq(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t dim = n_cols == 1 ? 8 : n_cols == 17 ? 12 : n_cols == 64 ? 64 : 16;
     for (int gating = 0; gating < N_GATINGS; gating++) {
         struct attend_case c = attend_case_make(p, 2 * n_rows, dim, (enum gating)gating);
-        snprintf(p->what + strcspn(p->what, ","), 30, ", %zux%zu of %zu, gates %d", c.a.n_kv_heads, c.group, dim, gating);
+        snprintf(p->what + strcspn(p->what, ","), 72, ", %zux%zu of %zu, gates %d", c.a.n_kv_heads, c.group, dim, gating);
         struct results r = attend_case_run(p, &c);
         results_compare(p, &c, &r);
         results_free(&r);

@@ -361,7 +361,7 @@ static void check_session(struct train_case *t, const char *policy) {
         const uint8_t *open;
         session_reset(session, 0, t->sequence_id[i]);
         must(session_prefill(session, 0, tokens, n, n, &err), &err);
-        must(session_nll(session, t->target + first, want, &err), &err);
+        must(session_nll(session, t->target + first, want, NULL, &err), &err);
         must(session_gates(session, &want_utility, &open, &err), &err);
         for (size_t r = 0; r < n; r++)
             if (t->target[first + r] < 0 ? !isnan(nll[first + r]) : !(fabsf(nll[first + r] - want[r]) <= 1e-6f * want[r]))

@@ -140,7 +140,7 @@ static bool step_all(const struct check *c, int first, int n_in_step, const int 
     const float *utility, *logits;
     const uint8_t *open;
     must(session_feed(c->session, &(struct feed){n, slots, tokens, n_tok}, &err), &err);
-    must(session_nll(c->session, target, nll, &err), &err);
+    must(session_nll(c->session, target, nll, NULL, &err), &err);
     must(session_gates(c->session, &utility, &open, &err), &err);
     must(session_logits(c->session, &logits, &err), &err);
     for (int i = 0, row = 0; i < n; row += n_tok[i++]) {

@@ -43,13 +43,15 @@ static void store(char *at, enum dtype dtype, size_t i, double value) {
         dtype_store(at, dtype, i, value);
 }
 
-static struct weights weights_make(struct pair *p, enum dtype dtype, size_t n_out, size_t n_in, enum weight_use use) {
+/* Whole numbers up to +- whole, which f16 may not be; 0: numbers in +-1. */
+static struct weights weights_make(struct pair *p, enum dtype dtype, size_t n_out, size_t n_in, enum weight_use use,
+                                   int whole) {
     size_t n = n_out * n_in, n_bytes = n * dtype_size(dtype);
     bool borrowed[2];
     struct weights w = {.stored = {(char *)zalloc(n_bytes + 1, 1) + 1, (char *)zalloc(n_bytes + 1, 1) + 1},
                         .values = zalloc(n, sizeof *w.values)};
     for (size_t i = 0; i < n; i++) {
-        store(w.stored[0], dtype, i, rnd_real(&p->rnd, -1, 1));
+        store(w.stored[0], dtype, i, whole ? rnd_int(&p->rnd, -whole, whole) : rnd_real(&p->rnd, -1, 1));
         w.values[i] = dtype_load(w.stored[0], dtype, i);
     }
     memcpy(w.stored[1], w.stored[0], n_bytes);
@@ -78,7 +80,7 @@ static void weights_free(struct pair *p, struct weights *w) {
 static void case_embed(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t vocab = 29, n = n_rows * n_cols;
     for (int k = 0; k < 3; k++) {
-        struct weights w = weights_make(p, stored_dtypes[k], vocab, n_cols, WEIGHT_COMPUTE);
+        struct weights w = weights_make(p, stored_dtypes[k], vocab, n_cols, WEIGHT_COMPUTE, 0);
         int32_t *ids = zalloc(n_rows, sizeof *ids);
         for (size_t i = 0; i < n_rows; i++)
             ids[i] = rnd_int(&p->rnd, 0, (int)vocab - 1);
@@ -106,7 +108,7 @@ static void dot_tolerance(const double *x, const double *w, const double *bias, 
 
 static void run_linear(struct pair *p, enum dtype stored, size_t n_rows, size_t n_in, size_t n_out, bool with_bias) {
     size_t ld = n_out + 3;
-    struct weights w = weights_make(p, stored, n_out, n_in, WEIGHT_COMPUTE);
+    struct weights w = weights_make(p, stored, n_out, n_in, WEIGHT_COMPUTE, 0);
     double *x = random_values(p, n_rows * n_in, -3, 3, p->got.act), *bias = random_values(p, n_out, -2, 2, DTYPE_F32);
     double *tol = zalloc(n_rows * ld, sizeof *tol);
     dot_tolerance(x, w.values, with_bias ? bias : NULL, n_rows, n_in, n_out, ld, tol);
@@ -140,7 +142,7 @@ static void case_logits(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t vocab = 131;
     for (int k = 0; k < 4; k++) {
         float softcap = k & 1 ? 2.5f : 0;
-        struct weights w = weights_make(p, stored_dtypes[k % 3], vocab, n_cols, WEIGHT_COMPUTE);
+        struct weights w = weights_make(p, stored_dtypes[k % 3], vocab, n_cols, WEIGHT_COMPUTE, 0);
         double *x = random_values(p, n_rows * n_cols, -2, 2, p->got.act), *tol = zalloc(n_rows * vocab, sizeof *tol);
         dot_tolerance(x, w.values, NULL, n_rows, n_cols, vocab, vocab, tol);
         for (size_t i = 0; i < n_rows * vocab; i++)
@@ -163,7 +165,7 @@ static void case_nll(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t vocab = n_rows == 97 && n_cols == 64 ? 5003 : 131; /* several tiles */
     for (int k = 0; k < 2; k++) {
         float softcap = k ? 2.5f : 0;
-        struct weights w = weights_make(p, stored_dtypes[k], vocab, n_cols, WEIGHT_COMPUTE);
+        struct weights w = weights_make(p, stored_dtypes[k], vocab, n_cols, WEIGHT_COMPUTE, 0);
         double *x = random_values(p, n_rows * n_cols, -2, 2, p->got.act), *tol = zalloc(n_rows, sizeof *tol);
         int32_t *target = zalloc(n_rows, sizeof *target);
         for (size_t r = 0; r < n_rows; r++) {
@@ -178,12 +180,66 @@ static void case_nll(struct pair *p, size_t n_rows, size_t n_cols) {
         for (int side = 0; side < 2; side++) {
             const struct backend *b = side_of(p, side);
             b->ops->nll(b->dev, &(struct nll_args){weight_on(&w, side), on(&xd, side), on(&td, side), softcap, n_rows,
-                                                  on(&nd, side)});
+                                                  on(&nd, side), NULL});
         }
         duo_finish(p, "nll", &nd, tol, 0);
         duo_free(&xd), duo_free(&td);
         weights_free(p, &w);
         free(x), free(target), free(tol);
+    }
+}
+
+/* The lowest id of the largest product with x, then the next one as large or, without, the same. */
+static void largest_two(const double *w, const double *x, size_t vocab, size_t n_cols, int32_t id[2]) {
+    double largest = -INFINITY;
+    for (size_t o = 0; o < vocab; o++) {
+        double logit = 0;
+        for (size_t j = 0; j < n_cols; j++)
+            logit += w[o * n_cols + j] * x[j];
+        if (logit > largest)
+            id[0] = id[1] = (int32_t)o;
+        else if (logit == largest && id[1] == id[0])
+            id[1] = (int32_t)o;
+        largest = fmax(largest, logit);
+    }
+}
+
+/* Of whole numbers every logit is exact and ties are many; a soft-cap of 1000 leaves steps of at least 0.8. Targets: the
+ * largest, another one as large, any, none. */
+static void case_argmax(struct pair *p, size_t n_rows, size_t n_cols) {
+    size_t vocab = n_rows == 97 && n_cols == 64 ? 5003 : 131;
+    for (int k = 0; k < 2; k++) {
+        struct weights w = weights_make(p, stored_dtypes[k], vocab, n_cols, WEIGHT_COMPUTE, 2);
+        double *x = zalloc(n_rows * n_cols, sizeof *x);
+        int32_t *target = zalloc(n_rows, sizeof *target);
+        uint8_t *want = zalloc(n_rows, 1), *found = zalloc(n_rows, 1);
+        for (size_t r = 0; r < n_rows; r++) {
+            for (size_t j = 0; j < n_cols; j++)
+                x[r * n_cols + j] = rnd_int(&p->rnd, -2, 2);
+            int32_t id[2] = {0, 0};
+            largest_two(w.values, x + r * n_cols, vocab, n_cols, id);
+            target[r] = r % 4 == 3 ? -1 : r % 4 == 2 ? rnd_int(&p->rnd, 0, (int)vocab - 1) : id[r % 4];
+            want[r] = target[r] == id[0];
+        }
+        if (n_rows > 4) {
+            x[4 * n_cols] = NAN;
+            want[4] = 0;
+        }
+        struct duo xd = duo_make(p, p->got.act, n_rows * n_cols, x), td = duo_bytes(p, n_rows * sizeof *target, target);
+        struct duo nd = duo_make(p, p->got.real, n_rows, NULL), ad = duo_bytes(p, n_rows, found);
+        for (int side = 0; side < 2; side++) {
+            const struct backend *b = side_of(p, side);
+            b->ops->nll(b->dev, &(struct nll_args){weight_on(&w, side), on(&xd, side), on(&td, side), k ? 1000 : 0, n_rows,
+                                                  on(&nd, side), on(&ad, side)});
+            buf_read_bytes(side ? &ad.want : &ad.got, found);
+            for (size_t r = 0; r < n_rows; r++)
+                if (found[r] != want[r])
+                    fail_msg("%s, side %d, softcap %d: is_argmax of row %zu is %d, expected %d", p->what, side, k, r,
+                             found[r], want[r]);
+        }
+        duo_free(&xd), duo_free(&td), duo_free(&nd), duo_free(&ad);
+        weights_free(p, &w);
+        free(x), free(target), free(want), free(found);
     }
 }
 
@@ -208,8 +264,8 @@ static void run_predict_trunk(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t hidden = n_cols / 4 + 3, n_heads = 5, n = n_rows * n_heads;
     for (int k = 0; k < 4; k++) {
         bool sigmoid = k < 2;
-        struct weights w1 = weights_make(p, stored_dtypes[k % 3], hidden, n_cols, WEIGHT_F32);
-        struct weights w2 = weights_make(p, stored_dtypes[k % 3], n_heads, hidden, WEIGHT_F32);
+        struct weights w1 = weights_make(p, stored_dtypes[k % 3], hidden, n_cols, WEIGHT_F32, 0);
+        struct weights w2 = weights_make(p, stored_dtypes[k % 3], n_heads, hidden, WEIGHT_F32, 0);
         double *h = random_values(p, n_rows * n_cols, -2, 2, DTYPE_F32), *tol = zalloc(n, sizeof *tol);
         double *b1 = random_values(p, hidden, -1, 1, DTYPE_F32), *b2 = random_values(p, n_heads, -1, 1, DTYPE_F32);
         struct duo hd = duo_make(p, p->got.real, n_rows * n_cols, h), b1d = duo_make(p, p->got.real, hidden, b1);
@@ -239,7 +295,7 @@ static void run_predict_trunk(struct pair *p, size_t n_rows, size_t n_cols) {
 /* Without a trunk: one dot product and a bias. */
 static void run_predict_linear(struct pair *p, size_t n_rows, size_t n_cols, bool sigmoid) {
     size_t n_heads = 5, n = n_rows * n_heads;
-    struct weights w = weights_make(p, DTYPE_F32, n_heads, n_cols, WEIGHT_F32);
+    struct weights w = weights_make(p, DTYPE_F32, n_heads, n_cols, WEIGHT_F32, 0);
     double *h = random_values(p, n_rows * n_cols, -2, 2, DTYPE_F32), *bias = random_values(p, n_heads, -1, 1, DTYPE_F32);
     double *tol = zalloc(n, sizeof *tol);
     dot_tolerance(h, w.values, bias, n_rows, n_cols, n_heads, n_heads, tol);
@@ -268,7 +324,7 @@ static void case_predict(struct pair *p, size_t n_rows, size_t n_cols) {
 int main(void) {
     static const struct op_case cases[] = {
         {"embed", case_embed}, {"linear", case_linear}, {"logits", case_logits},
-        {"nll", case_nll},     {"predict", case_predict},
+        {"nll", case_nll},     {"argmax", case_argmax}, {"predict", case_predict},
     };
     return op_cases_run(cases, sizeof cases / sizeof *cases);
 }

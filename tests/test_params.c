@@ -110,7 +110,7 @@ static void session_losses(const struct train_case *t, float *nll) {
         target[i] = i + 1 < s->n_tok ? s->tokens[i + 1] : 0;
     session_reset(session, 0, 0);
     must(session_prefill(session, 0, s->tokens, (size_t)s->n_tok, 100, &err), &err);
-    must(session_nll(session, target, nll, &err), &err);
+    must(session_nll(session, target, nll, NULL, &err), &err);
     session_free(session);
     policy_free(policy);
 }

@@ -119,7 +119,7 @@ static void check_losses(struct problem *p) {
     }
     struct buf x = buf_make(&p->b, p->b.act, p->n_rows * p->n_in, p->x), out = buf_make(&p->b, DTYPE_F32, p->n_rows, NULL);
     struct buf targets = buf_bytes(&p->b, p->n_rows * sizeof *target, target);
-    p->b.ops->nll(p->b.dev, &(struct nll_args){p->weight, x.ptr, targets.ptr, 0, p->n_rows, out.ptr});
+    p->b.ops->nll(p->b.dev, &(struct nll_args){p->weight, x.ptr, targets.ptr, 0, p->n_rows, out.ptr, NULL});
     buf_read(&out, nll);
     compare(what, nll, want, tol, p->n_rows);
     buf_free(&x), buf_free(&out), buf_free(&targets);

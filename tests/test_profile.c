@@ -274,17 +274,22 @@ static void test_tokens(void **state) {
         size_t n;
         int32_t id[FAKE_MAX_LENGTH];
         float nll[FAKE_MAX_LENGTH], utility[FAKE_MAX_LENGTH * FAKE_LH];
-        uint8_t open[FAKE_MAX_LENGTH * FAKE_LH], byte[FAKE_MAX_LENGTH * FAKE_LH];
+        uint8_t open[FAKE_MAX_LENGTH * FAKE_LH], byte[FAKE_MAX_LENGTH * FAKE_LH], is_argmax[FAKE_MAX_LENGTH];
+        uint32_t n_argmax, n_right = 0;
         must(profile_token_range(p, i, &first, &n, &err), &err);
         assert_int_equal(n, fake_length(i));
         must(profile_read_rows(p, PROFILE_TOKEN_ID, first, n, id, &err), &err);
         must(profile_read_rows(p, PROFILE_TOKEN_NLL, first, n, nll, &err), &err);
+        must(profile_read_rows(p, PROFILE_N_ARGMAX, i, 1, &n_argmax, &err), &err);
+        must(profile_read_rows(p, PROFILE_TOKEN_IS_ARGMAX, first, n, is_argmax, &err), &err);
         must(profile_read_rows(p, PROFILE_TOKEN_UTILITY, first, n, utility, &err), &err);
         must(profile_read_rows(p, PROFILE_TOKEN_OPEN, first, n, open, &err), &err);
         must(profile_read_rows(rounded, PROFILE_TOKEN_UTILITY, first, n, byte, &err), &err);
         for (size_t t = 0; t < n; t++) {
             assert_int_equal(id[t], fake_token(i, t));
             assert_true(isnan(nll[t]) ? isnan(fake_nll(i, t)) : nll[t] == fake_nll(i, t));
+            assert_int_equal(is_argmax[t], isnan(nll[t]) ? 255 : fake_is_argmax(i, t));
+            n_right += !isnan(nll[t]) && fake_is_argmax(i, t);
             for (size_t h = 0; h < FAKE_LH; h++) {
                 bool sliding = h / FAKE_HEADS == FAKE_SLIDING;
                 float u = fake_utility(&run, i, h / FAKE_HEADS, h % FAKE_HEADS, t);
@@ -294,6 +299,7 @@ static void test_tokens(void **state) {
                                  sliding ? 255 : fake_open(&run, i, h / FAKE_HEADS, h % FAKE_HEADS, t));
             }
         }
+        assert_int_equal(n_argmax, n_right);
     }
     profile_close(rounded);
     profile_close(p);
@@ -556,10 +562,42 @@ static void replace_dataset(hid_t file, const char *name, hid_t type, int rank, 
     H5Sclose(space);
 }
 
+/* Files of schema 1.0 do not know which tokens were the most likely. */
+static void test_first_schema(void **state) {
+    (void)state;
+    struct err err = {0};
+    uint32_t n;
+    struct fake_run run = everything;
+    const char *old = in_dir("bad.h5");
+    run.force = true;
+    record(in_dir("sound.h5"), &run);
+    hid_t f = spoil(old);
+    set_text(f, "spkv_schema_version", "1.0");
+    H5Ldelete(f, "n_argmax", H5P_DEFAULT);
+    H5Ldelete(f, "tokens/is_argmax", H5P_DEFAULT);
+    H5Fclose(f);
+    assert_sound(old);
+    struct profile *p = open_run(old);
+    assert_false(profile_has(p, PROFILE_N_ARGMAX) || profile_has(p, PROFILE_TOKEN_IS_ARGMAX));
+    assert_int_equal(profile_read_rows(p, PROFILE_N_ARGMAX, 0, 1, &n, &err), ERR_INPUT);
+    profile_close(p);
+    assert_int_equal(profile_merge(&old, 1, in_dir("flat.h5"), true, &err), OK);
+    assert_sound(in_dir("flat.h5"));
+    p = open_run(in_dir("flat.h5"));
+    assert_false(profile_has(p, PROFILE_N_ARGMAX));
+    profile_close(p);
+    f = spoil(old);
+    H5Ldelete(f, "n_argmax", H5P_DEFAULT);
+    H5Fclose(f);
+    expect_refused(old, WORDS("n_argmax", "missing"));
+}
+
 static void test_hostile(void **state) {
     (void)state;
     const char *bad = in_dir("bad.h5");
-    record(in_dir("sound.h5"), &everything);
+    struct fake_run run = everything;
+    run.force = true;
+    record(in_dir("sound.h5"), &run);
     hid_t f = spoil(bad);
     set_text(f, "spkv_schema_version", "2.0");
     H5Fclose(f);
@@ -618,7 +656,8 @@ static void test_check_finds(void **state) {
     static const struct {
         const char *name;
         uint32_t value;
-    } changes[] = {{"n_open", 4000}, {"n_kept", 71}, {"n_scored", 1}, {"sequence_source", 3}, {"sequence_length", 1}};
+    } changes[] = {{"n_open", 4000}, {"n_kept", 71}, {"n_scored", 1}, {"sequence_source", 3}, {"sequence_length", 1},
+                 {"n_argmax", 5000}};
     record(in_dir("sound.h5"), &(struct fake_run){.n_sequences = 5, .score = PROFILE_SCORE_SIGMOID, .gates = true,
                                                   .record = PROFILE_RECORD_TOKENS, .force = true});
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
@@ -801,7 +840,7 @@ int main(void) {
         cmocka_unit_test(test_chunks_do_not_matter), cmocka_unit_test(test_resume),
         cmocka_unit_test(test_kill),         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_empty_shard),  cmocka_unit_test(test_recover),
-        cmocka_unit_test(test_hostile),      cmocka_unit_test(test_check_finds),
+        cmocka_unit_test(test_first_schema), cmocka_unit_test(test_hostile),      cmocka_unit_test(test_check_finds),
         cmocka_unit_test(test_bit_rot),      cmocka_unit_test(test_not_a_run),
         cmocka_unit_test(test_bad_reports),  cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_speed),

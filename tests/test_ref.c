@@ -265,7 +265,7 @@ static void test_linear_and_nll(void **state) {
     struct buf td = buf_bytes(&b, sizeof target, target), nd = buf_make(&b, b.real, N_ROWS, NULL);
     b.ops->linear(b.dev, &(struct linear_args){weight, xd.ptr, bd.ptr, yd.ptr, N_ROWS, N_OUT + 1});
     b.ops->logits(b.dev, weight, xd.ptr, 2.0f, N_ROWS, fd.ptr);
-    b.ops->nll(b.dev, &(struct nll_args){weight, xd.ptr, td.ptr, 2.0f, N_ROWS, nd.ptr});
+    b.ops->nll(b.dev, &(struct nll_args){weight, xd.ptr, td.ptr, 2.0f, N_ROWS, nd.ptr, NULL});
     buf_read(&yd, y), buf_read(&fd, full), buf_read(&nd, nll);
     for (int i = 0; i < N_ROWS; i++) {
         long double sum = 0, at_target = 0;

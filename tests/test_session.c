@@ -104,7 +104,7 @@ static bool step(const struct fixture *f, const struct plan *plan, const struct 
     if (n == 0)
         return false;
     must(session_feed(s, &(struct feed){n, slots, tokens, n_tok}, &err), &err);
-    must(session_nll(s, target, nll, &err), &err);
+    must(session_nll(s, target, nll, NULL, &err), &err);
     note_gates(policy, s, (size_t)rows * (size_t)(c->n_layers * c->n_kv_heads), out);
     for (int i = 0, row = 0; i < n; i++)
         for (int j = 0; j < n_tok[i]; j++, row++)
@@ -256,6 +256,40 @@ static void test_random_density(void **state) {
     assert_true(fabs(density - 0.3) < 4 * sigma);
 }
 
+/* The most likely token is the one that greedy sampling takes. */
+static void test_argmax(void **state) {
+    const struct fixture *f = *state;
+    struct plan plan = {ops_cpu(), "full", NAN, 1, 1, false, false};
+    struct session_options options = {.n_slots = 1, .max_len = MAX_LEN, .max_rows = 2};
+    struct policy *policy = make_policy(f, &plan);
+    struct device *dev;
+    struct model *model;
+    struct session *s;
+    struct err err = {0};
+    options.policy = policy;
+    must(plan.ops->open(&(struct device_options){.n_threads = 1}, &dev, &err), &err);
+    must(model_load(f->model_case.checkpoint, plan.ops, dev, &model, &err), &err);
+    must(session_create(model, &options, &s, &err), &err);
+    session_reset(s, 0, 0);
+    for (int t = 0; t < 8; t++) {
+        const int32_t *token = f->tokens[0] + t;
+        int32_t likely, target;
+        float nll;
+        uint8_t is_argmax;
+        must(session_feed(s, &(struct feed){1, (int[]){0}, &token, (int[]){1}}, &err), &err);
+        must(session_sample(s, &(struct sampling){.top_p = 1}, &likely, &err), &err);
+        must(session_nll(s, &likely, &nll, &is_argmax, &err), &err);
+        assert_int_equal(is_argmax, 1);
+        target = likely == 0 ? 1 : likely - 1;
+        must(session_nll(s, &target, &nll, &is_argmax, &err), &err);
+        assert_int_equal(is_argmax, 0);
+    }
+    session_free(s);
+    model_free(model);
+    plan.ops->close(dev);
+    policy_free(policy);
+}
+
 static void test_refusals(void **state) {
     struct fixture *f = *state;
     struct plan plan = {ops_ref(), "full", NAN, 64, 1, true, false};
@@ -345,6 +379,10 @@ static int see_sequence(void *self, const struct sequence_report *r, struct err 
     (void)err;
     assert_int_equal(r->n_predicted, r->sequence->n_tok - 1);
     assert_true(isnan(r->nll[0]));
+    size_t n_argmax = 0;
+    for (size_t t = 0; t < r->sequence->n_tok; t++)
+        n_argmax += r->is_argmax[t];
+    assert_true(r->n_argmax == n_argmax && n_argmax <= r->n_predicted && r->is_argmax[0] == 0);
     s->index[s->n] = r->sequence->index;
     s->nll_sum[r->sequence->index] = r->nll_sum;
     s->n++;
@@ -422,7 +460,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_chunk_batch_threads_backend), cmocka_unit_test(test_equal_settings_equal_bits),
         cmocka_unit_test(test_threshold_limits), cmocka_unit_test(test_dense_prefill), cmocka_unit_test(test_random_density),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_batch_plan),
+        cmocka_unit_test(test_argmax), cmocka_unit_test(test_refusals), cmocka_unit_test(test_batch_plan),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -119,19 +119,28 @@ static void test_losses_and_bytes(void **state) {
     (void)state;
     struct profile *p = make("losses.h5", &gated);
     struct statistics s = compute(p, -1);
-    double nll = 0, predicted = 0, tokens = 0, full = 0;
+    double nll = 0, predicted = 0, tokens = 0, full = 0, right = 0, answers = 0, exact = 0;
     for (size_t i = 0; i < gated.n_sequences; i++) {
         double own = 0;
-        for (size_t t = 0; t < fake_length(i); t++)
+        size_t n = 0, n_right = 0, length = fake_length(i);
+        for (size_t t = 0; t < length; t++)
             if (!isnan(fake_nll(i, t))) {
                 own += fake_nll(i, t);
-                predicted++;
+                n++;
+                n_right += fake_is_argmax(i, t);
             }
         nll += own;
+        predicted += (double)n;
+        right += (double)n_right;
+        answers += n > 0 && n + 1 < length; /* token 5 of the longer ones is not predicted */
+        exact += n > 0 && n + 1 < length && n == n_right;
         tokens += (double)fake_length(i);
         full += 5000 + (double)i;
     }
     assert_ratio(statistics_nll(&s), nll, predicted);
+    assert_ratio(statistics_argmax(&s), right, predicted);
+    assert_ratio(statistics_exact(&s), exact, answers);
+    assert_true(answers < 40 && exact > 0 && exact < answers);
     assert_true((double)s.n_tokens == tokens && (double)s.cache_bytes_full == full);
     assert_int_equal(s.cache_bytes_allocated, 40 * 4096);
     assert_int_equal(s.shortest, 2);

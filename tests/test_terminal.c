@@ -60,6 +60,10 @@ static void make_world(struct world *w) {
     s->n_sequences = 2;
     s->n_tokens = 200;
     s->n_predicted = 198;
+    s->n_argmax = 99;
+    s->n_answers = 8;
+    s->n_exact = 2;
+    s->has_argmax = true;
     s->nll_sum = 396;
     s->cache_bytes_used = 3000;
     s->cache_bytes_allocated = 4000;
@@ -114,6 +118,8 @@ static void plain_text_says_the_numbers(void **state) {
     has_line(&s, "policy              spkv, window 10, sinks 0, threshold 0.5\n");
     has_line(&s, "amount              2 sequences of 100 tokens, 200 in all\n");
     has_line(&s, "loss                2.0000 nat per token (perplexity 7.389, 198 predicted)\n");
+    has_line(&s, "most likely token    50.00 %");
+    has_line(&s, "answers exact        25.00 %");
     has_line(&s, "long-range density   40.00 %"); /* 288 of 720 */
     has_line(&s, "gate density         41.00 %"); /* 328 of 800 */
     has_line(&s, "KV fraction          46.00 %"); /* 368 of 800 */
@@ -215,6 +221,8 @@ static void json_says_the_same(void **state) {
     assert_true(json_is_null(json_object_get(run, "threshold")));
     assert_float_equal(json_real_value(json_object_get(total, "long_range_density")), 0.4, 1e-12);
     assert_float_equal(json_real_value(json_object_get(total, "nll_nat_per_token")), 2, 1e-12);
+    assert_float_equal(json_real_value(json_object_get(total, "argmax_share")), 0.5, 0);
+    assert_float_equal(json_real_value(json_object_get(total, "answers_exact")), 0.25, 0);
     assert_int_equal(json_integer_value(json_object_get(total, "cache_full_bytes")), 12000);
     const json_t *layers = json_object_get(root, "layers"), *sliding = json_array_get(layers, 1);
     assert_int_equal(json_array_size(layers), LAYERS);

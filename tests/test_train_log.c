@@ -57,7 +57,7 @@ static void test_lines(void **state) {
     log = open_log(&dir, 0);
     write_steps(log, 3, 3);
     char *steps = read_text(&dir, "log.csv"), *heads = read_text(&dir, "heads.csv"); /* flushed */
-    assert_string_equal(strchr(steps, '\n') + 1, "3,30,1.33333333,0,0,0,0,0,0,0.5,0,,0,0,0\n");
+    assert_string_equal(strchr(steps, '\n') + 1, "3,30,1.33333333,0,0,0,0,0,0,0.5,0,,0,0,0,0\n");
     assert_string_equal(heads, "step,layer,kv_head,long_range_density\n3,0,0,0.25\n3,0,1,\n3,1,0,1\n3,1,1,0\n");
     size_t n_columns = 0, n_cells = 0;
     for (char *p = steps, *line_end = strchr(steps, '\n'); *p; p++)

@@ -37,13 +37,18 @@ done
 expect 0 "layers" "$spkv" info "$dir/whole/checkpoint"
 expect 0 "policy spkv" "$spkv" profile "$dir/whole/checkpoint" "$dir/held.txt" -o "$dir/run.h5" --max-length 64 --quiet
 expect 0 "complete already" "$spkv" train resume "$dir/whole"
+expect 0 '"step": 20' "$spkv" train resume "$dir/whole" --json --quiet
+grep -q '"loss_nat_per_token": [0-9]' "$dir/out" || fail "a complete run has no loss: $(cat "$dir/out")"
+expect 3 "another process" flock "$dir/whole/run.json" "$spkv" train resume "$dir/whole"
+expect 3 "spkv report" "$spkv" show "$dir/whole"
+expect 3 "is a model" "$spkv" report "$dir/whole/checkpoint" -o "$dir/x"
 expect 3 "exists" start "$dir/whole"
 
 # Killed at random moments and resumed: the same weights and log (times left out).
 same() { # same RUN: as the whole run
     cmp "$dir/whole/checkpoint/model.safetensors" "$1/checkpoint/model.safetensors" || fail "$1: other weights"
     cmp "$dir/whole/checkpoint/training_state.safetensors" "$1/checkpoint/training_state.safetensors" || fail "$1: other state"
-    for run in "$dir/whole" "$1"; do cut -d, -f 1-10,12- "$run/log.csv" >"$run.log"; done
+    for run in "$dir/whole" "$1"; do cut -d, -f 1-10,12-15 "$run/log.csv" >"$run.log"; done
     cmp "$dir/whole.log" "$1.log" || fail "$1: another log"
     cmp "$dir/whole/heads.csv" "$1/heads.csv" || fail "$1: other densities of heads"
 }
@@ -115,7 +120,37 @@ for kind in head layer; do
     expect 0 "policy spkv" profile --predictor "$dir/static-$kind/checkpoint" -o "$dir/static-$kind.h5"
 done
 expect 0 "" adapt "$dir/new/twin" --policy full --dtype f32
+
+# Additions of a model: it goes on with gates of whatever kind, and says when it leaves something out.
+from() { # START OUT OPTION...
+    start=$1 out=$2
+    shift 2
+    "$spkv" train adapt "$dir/$start/checkpoint" "$dir/text.txt" --schedule "$dir/schedule.json" --threads 1 --steps 6 \
+        --warmup-steps 0 -o "$dir/$out" "$@"
+}
+complete() { # a run that wrote additions alone becomes a whole model
+    cp "$dir/dense/checkpoint/config.json" "$dir/dense/checkpoint/model.safetensors" "$dir/dense/checkpoint/tokenizer.json" \
+        "$dir/$1/checkpoint/"
+}
+expect 0 "" "$spkv" train pretrain "$dir/config.json" "$dir/text.txt" $small --policy full --steps 4 -o "$dir/dense"
+expect 0 "" from dense static --static-gates --quiet
+complete static
+expect 0 "goes on with the predictor" from static static-again
+grep -q '"predictor_kind": "static"' "$dir/static-again/schedule.json" || fail "other gates: $(cat "$dir/static-again/schedule.json")"
+expect 0 "" from dense low-rank --policy full --lora 2 --quiet
+complete low-rank
+expect 0 "left out" from low-rank low-rank-gated --lora 2
 expect 0 "" adapt "$dir/window" --policy window --window 8
+cat >"$dir/layout.json" <<'JSON'
+{"format": "spkv-layout", "version": 1, "model": {"n_layers": 2, "n_kv_heads": 2}, "window": 8, "sinks": 0,
+ "heads": [["global", "local"], ["local", "local"]]}
+JSON
+program=$(realpath "$spkv")
+inside() { (cd "$dir" && "$program" train adapt whole/checkpoint text.txt $small --steps 6 --warmup-steps 0 "$@"); }
+expect 0 "" inside --policy layout:file=layout.json -o layout
+grep -qF "\"policy\": \"layout:file=$dir/layout.json\"" "$dir/layout/schedule.json" || fail "a layout without its whole path"
+expect 0 "complete already" "$spkv" train resume "$dir/layout"
+expect 1 "no-layout.json" inside --policy layout:file=no-layout.json -o x
 expect 0 "" adapt "$dir/again" --density-weight 0.1 --target-density 0.3 --answer-only=false
 expect 3 "exists" adapt "$dir/again"
 expect 0 "" adapt "$dir/again" --force --gates sampled --recompute
@@ -137,6 +172,9 @@ expect 2 "learning_rate" adapt "$dir/x" --learning-rate fast
 expect 2 "--freeze-model" start "$dir/x" --freeze-model
 echo '{"steps": 20, "lerning_rate": 1}' >"$dir/unknown.json"
 expect 3 "lerning_rate" "$spkv" train adapt "$model" "$dir/text.txt" --schedule "$dir/unknown.json" -o "$dir/x"
+echo '{"steps": 20, "policy": "sparse", "context_len": 64, "window": 8}' >"$dir/sparse.json"
+expect 3 "sparse.json" "$spkv" train adapt "$model" "$dir/text.txt" --schedule "$dir/sparse.json" -o "$dir/x"
+grep -q '"policy"' "$dir/out" || fail "a wrong policy is not named: $(cat "$dir/out")"
 expect 3 "hard before the last step" adapt "$dir/x" --anneal-steps 10
 expect 3 "steps" "$spkv" train adapt "$model" "$dir/text.txt" -o "$dir/x"
 expect 3 "positions" adapt "$dir/x" --context-len 512

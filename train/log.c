@@ -14,7 +14,7 @@
 
 static const char step_columns[] = "step,n_tok,loss_nat_per_token,lr_model,lr_predictor,blend,density_weight,gate_density,"
                                    "long_range_density,grad_norm,tok_per_s,eval_hard_nat_per_token,eval_full_nat_per_token,"
-                                   "eval_gate_density,eval_long_range_density\n";
+                                   "eval_gate_density,eval_long_range_density,gemm_frac\n";
 static const char head_columns[] = "step,layer,kv_head,long_range_density\n";
 
 /* One CSV file, open at its end. */
@@ -123,7 +123,7 @@ static void put_cell(FILE *stream, double x) {
 int train_log_step(struct train_log *log, const struct train_log_row *r, struct err *err) {
     const double cells[] = {r->loss, r->lr_model, r->lr_predictor, r->blend, r->density_weight, r->gate_density,
                             r->long_range_density, r->grad_norm, r->tok_per_s, r->eval_nll_hard, r->eval_nll_full,
-                            r->eval_gate_density, r->eval_long_range_density};
+                            r->eval_gate_density, r->eval_long_range_density, r->gemm_frac};
     fprintf(log->steps.stream, "%" PRId64 ",%" PRIu64, r->step, r->n_tok);
     for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
         put_cell(log->steps.stream, cells[i]);

@@ -27,6 +27,7 @@ struct train_log_row {
     double tok_per_s;
     double eval_nll_hard, eval_nll_full;        /* held-out loss with hard gates, and with full attention */
     double eval_gate_density, eval_long_range_density;
+    double gemm_frac;                           /* tok_per_s over what the machine's matrix products would allow */
 };
 int train_log_step(struct train_log *log, const struct train_log_row *row, struct err *err);
 

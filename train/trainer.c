@@ -176,6 +176,8 @@ static int train_step(struct trainer *t, int64_t step, struct train_log_row *row
     t->progress.n_tok += sums.n_rows;
     fill_row(t, &point, &sums, row);
     row->tok_per_s = (double)sums.n_rows * 1e6 / (double)(clock_us() - start + 1);
+    if (t->o->gemm_tok_per_s > 0)
+        row->gemm_frac = row->tok_per_s / t->o->gemm_tok_per_s;
     if (!point.freeze_predictor)
         t->progress.control = density_control_next(s, t->progress.control, row->long_range_density);
     return check_loss(t, row->loss, err);
@@ -250,7 +252,7 @@ static struct train_log_row empty_row(void) {
     return (struct train_log_row){.loss = no, .lr_model = no, .lr_predictor = no, .blend = no, .density_weight = no,
                                   .gate_density = no, .long_range_density = no, .grad_norm = no, .tok_per_s = no,
                                   .eval_nll_hard = no, .eval_nll_full = no, .eval_gate_density = no,
-                                  .eval_long_range_density = no};
+                                  .eval_long_range_density = no, .gemm_frac = no};
 }
 
 static bool due(int64_t every, int64_t step, int64_t last) {

@@ -37,6 +37,7 @@ struct trainer_options {
     const struct pieces *eval;       /* held out; NULL = none */
     enum dtype dtype;                /* of the saved weights */
     const char *protocol, *version, *commit; /* see struct state_save */
+    double gemm_tok_per_s;           /* what the machine's matrix products would allow, for the log; 0 = not measured */
     const volatile sig_atomic_t *stop; /* when set: finish the step, save, ERR_INCOMPLETE. NULL = never */
     const struct trainer_observer *observer;
 };

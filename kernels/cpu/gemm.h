@@ -53,8 +53,8 @@ void gemm_avx2_run(struct device *dev, const struct product *p);
 
 /* bf16 x and weight, on AMX devices. */
 void gemm_amx_run(struct device *dev, const struct product *p);
-/* nll (n_rows) = -log softmax(w x)[target] without the logits leaving the cache; p->y is NULL, all outputs. */
-void gemm_amx_losses(struct device *dev, const struct product *p, const int32_t *target, float *nll);
+/* The nll and is_argmax of `a` without the logits leaving the cache; p->y is NULL, all outputs. No soft-cap. */
+void gemm_amx_losses(struct device *dev, const struct product *p, const struct nll_args *a);
 /* The same for one row. */
 void gemv_run_bf16(struct device *dev, const struct product *p);
 

@@ -403,24 +403,29 @@ void gemm_amx_run(struct device *dev, const struct product *p) {
 static struct losses losses_of(char *memory, size_t n_rows, size_t n_parts, size_t part, const int32_t *target) {
     float *values = (float *)(void *)memory;
     return (struct losses){values + part * n_rows, values + (n_parts + part) * n_rows,
-                           values + (2 * n_parts + part) * n_rows,
-                           target};
+                           values + (2 * n_parts + part) * n_rows, values + (3 * n_parts + part) * n_rows, target};
 }
 
-/* Joins the parts of the outputs in their order: every row's -log softmax at its target. */
-static void losses_join(char *memory, size_t n_rows, size_t n_padded, const int32_t *target, float *nll) {
+/* Joins the parts of the outputs in their order: -log softmax of rows begin .. begin + n_rows - 1 at their targets. */
+static void losses_join(char *memory, size_t begin, size_t n_rows, size_t n_padded, const int32_t *target,
+                        const struct nll_args *a) {
     for (size_t r = 0; r < n_rows; r++) {
-        float max = -INFINITY, sum = 0, logit = NAN;
+        float max = -INFINITY, sum = 0, logit = NAN, below = -INFINITY;
         for (size_t i = 0; i < LOSS_PARTS; i++) {
             struct losses l = losses_of(memory, n_padded, LOSS_PARTS, i, target);
+            if (l.target_logit[r] == l.target_logit[r]) {
+                logit = l.target_logit[r];
+                below = l.below[r] > max ? l.below[r] : max;
+            }
             max = l.max[r] > max ? l.max[r] : max;
         }
         for (size_t i = 0; i < LOSS_PARTS; i++) {
             struct losses l = losses_of(memory, n_padded, LOSS_PARTS, i, target);
             sum += l.max[r] == max ? l.sum[r] : l.sum[r] * expf(l.max[r] - max);
-            logit = l.target_logit[r] == l.target_logit[r] ? l.target_logit[r] : logit;
         }
-        nll[r] = target[r] < 0 ? NAN : max + logf(sum) - logit;
+        a->nll[begin + r] = target[r] < 0 ? NAN : max + logf(sum) - logit;
+        if (a->is_argmax)
+            a->is_argmax[begin + r] = logit == max && logit > below;
     }
 }
 
@@ -429,21 +434,23 @@ static void losses_start(const struct losses *l, size_t n_rows) {
         l->max[r] = -INFINITY;
         l->sum[r] = 0;
         l->target_logit[r] = NAN;
+        l->below[r] = -INFINITY;
     }
 }
 
-static void losses_pass(struct device *dev, const struct product *p, const int32_t *target, float *nll) {
+/* Rows begin .. begin + p->n_rows - 1 of `a`. */
+static void losses_pass(struct device *dev, const struct product *p, size_t begin, const struct nll_args *a) {
     struct work work = work_of(p, (struct range){0, p->n_rows});
     size_t n_rows = ceil_div(p->n_rows, 2 * TILE) * 2 * TILE, n_blocks = ceil_div(p->w->n_rows, BLOCK_OUTPUTS);
     work.n_row_tiles = n_rows / TILE;
     char *packed = device_scratch(dev, SCRATCH_PRODUCT, packed_bytes(&work));
     char *buffers = device_scratch(dev, SCRATCH_THREAD, (size_t)dev->n_threads * buffer_bytes(&work));
-    char *memory = device_scratch(dev, SCRATCH_PARTIAL, (3 * LOSS_PARTS + 1) * n_rows * sizeof(float));
+    char *memory = device_scratch(dev, SCRATCH_PARTIAL, (4 * LOSS_PARTS + 1) * n_rows * sizeof(float));
     if (!packed || !buffers || !memory)
         return;
-    int32_t *targets = (int32_t *)(void *)(memory + 3 * LOSS_PARTS * n_rows * sizeof(float));
+    int32_t *targets = (int32_t *)(void *)(memory + 4 * LOSS_PARTS * n_rows * sizeof(float));
     memset(targets, 0xFF, n_rows * sizeof *targets);
-    memcpy(targets, target, p->n_rows * sizeof *targets);
+    memcpy(targets, a->target + begin, p->n_rows * sizeof *targets);
     work.packed = packed;
 #pragma omp parallel num_threads(dev->n_threads)
     {
@@ -462,16 +469,16 @@ static void losses_pass(struct device *dev, const struct product *p, const int32
         }
         tiles_end();
     }
-    losses_join(memory, p->n_rows, n_rows, targets, nll);
+    losses_join(memory, begin, p->n_rows, n_rows, targets, a);
 }
 
-void gemm_amx_losses(struct device *dev, const struct product *p, const int32_t *target, float *nll) {
+void gemm_amx_losses(struct device *dev, const struct product *p, const struct nll_args *a) {
     size_t n_pass = pass_rows(p, p->n_rows);
     for (size_t begin = 0; begin < p->n_rows; begin += n_pass) {
         struct product pass = *p;
         pass.x = (const uint16_t *)p->x + begin * p->w->n_cols;
         pass.n_rows = p->n_rows - begin < n_pass ? p->n_rows - begin : n_pass;
-        losses_pass(dev, &pass, target + begin, nll + begin);
+        losses_pass(dev, &pass, begin, a);
     }
 }
 #endif

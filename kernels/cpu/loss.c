@@ -13,6 +13,7 @@ enum {
 /* Log of a sum of exponentials of a row, relative to its largest term so far. */
 struct log_sum {
     float max, sum, target;
+    float below; /* the largest of the ids below the target */
 };
 
 static INLINE void softcap_body(float *x, float cap, size_t n, enum isa isa) {
@@ -66,9 +67,13 @@ static void tile_loss(const struct device *dev, const struct nll_args *a, struct
     if (target < 0)
         return;
     ASSERT((size_t)target < a->w->n_rows);
+    float before = s->max;
     table[dev->isa](s, logits, outputs.end - outputs.begin, a->softcap);
-    if ((size_t)target >= outputs.begin && (size_t)target < outputs.end)
-        s->target = logits[(size_t)target - outputs.begin];
+    if ((size_t)target >= outputs.begin && (size_t)target < outputs.end) {
+        size_t at = (size_t)target - outputs.begin;
+        s->target = logits[at];
+        s->below = max_f32(logits, at, before);
+    }
 }
 
 /* Rows begin .. end-1, at most LOSS_ROWS. */
@@ -81,7 +86,7 @@ static void block_loss(struct device *dev, const struct nll_args *a, struct rang
     if (!logits || !sums)
         return;
     for (size_t r = 0; r < n; r++)
-        sums[r] = (struct log_sum){-INFINITY, 0, NAN};
+        sums[r] = (struct log_sum){-INFINITY, 0, NAN, -INFINITY};
     for (size_t begin = 0; begin < vocab && !device_failed(dev); begin += tile) {
         struct range outputs = {begin, begin + tile < vocab ? begin + tile : vocab};
         product_run(dev, &(struct product){.w = a->w, .outputs = outputs, .x_dtype = dev->dtype, .n_rows = n,
@@ -91,15 +96,19 @@ static void block_loss(struct device *dev, const struct nll_args *a, struct rang
         for (size_t r = 0; r < n; r++)
             tile_loss(dev, a, outputs, logits + r * tile, rows.begin + r, &sums[r]);
     }
-    for (size_t r = 0; r < n; r++)
-        a->nll[rows.begin + r] = a->target[rows.begin + r] < 0 ? NAN : sums[r].max + logf(sums[r].sum) - sums[r].target;
+    for (size_t r = 0; r < n; r++) {
+        const struct log_sum *s = &sums[r];
+        a->nll[rows.begin + r] = a->target[rows.begin + r] < 0 ? NAN : s->max + logf(s->sum) - s->target;
+        if (a->is_argmax)
+            a->is_argmax[rows.begin + r] = s->target == s->max && s->target > s->below;
+    }
 }
 
 void cpu_nll(struct device *dev, const struct nll_args *a) {
 #if ISA_X86
     if (dev->dtype == DTYPE_BF16 && a->softcap == 0 && !device_failed(dev)) {
         gemm_amx_losses(dev, &(struct product){.w = a->w, .outputs = {0, a->w->n_rows}, .x = a->x, .x_dtype = DTYPE_BF16,
-                                               .n_rows = a->n_rows}, a->target, a->nll);
+                                               .n_rows = a->n_rows}, a);
         return;
     }
 #endif

@@ -7,10 +7,11 @@
 
 #include "kernels/cpu/amx.h"
 
-/* Per row of a part of the outputs: largest logit, sum of exp(logit - max), the target's logit (NaN until met). */
+/* Per row of a part of the outputs: largest logit, sum of exp(logit - max), the target's logit (NaN until met), the largest
+ * logit of the part below the target's id. */
 struct losses {
-    float *max, *sum, *target_logit; /* multiples of 32 rows, 64-byte aligned */
-    const int32_t *target;           /* the same; -1 = none */
+    float *max, *sum, *target_logit, *below; /* multiples of 32 rows, 64-byte aligned */
+    const int32_t *target;                   /* the same; -1 = none */
 };
 
 static const float LOSS_LOG2E = 1.44269504088896341f;
@@ -38,13 +39,20 @@ static INLINE TARGET_AMX void loss_exponentials(const struct losses *l, size_t r
     _mm512_store_ps(l->sum + row, sum);
 }
 
-/* Keeps the logits of the rows whose target is one of the 32 outputs from `output` on. */
+/* Keeps the logits of the rows whose target is one of the 32 outputs from `output` on, and what lies below them; max is
+ * still that of the outputs before. */
 static INLINE TARGET_AMX void loss_targets(const struct losses *l, size_t row, const float *tile0, const float *tile1,
                                            size_t output, size_t n_out) {
     __m512i at = _mm512_sub_epi32(_mm512_load_si512((const void *)(l->target + row)), _mm512_set1_epi32((int)output));
     for (unsigned met = _mm512_cmplt_epu32_mask(at, _mm512_set1_epi32((int)n_out)); met; met &= met - 1) {
         size_t r = (size_t)__builtin_ctz(met), o = (size_t)l->target[row + r] - output;
+        float below = l->max[row + r];
+        for (size_t i = 0; i < o; i++) {
+            float logit = i < 16 ? tile0[i * 16 + r] : tile1[(i - 16) * 16 + r];
+            below = logit > below ? logit : below;
+        }
         l->target_logit[row + r] = o < 16 ? tile0[o * 16 + r] : tile1[(o - 16) * 16 + r];
+        l->below[row + r] = below;
     }
 }
 
@@ -58,14 +66,14 @@ static INLINE TARGET_AMX void loss_piece(const struct losses *l, size_t piece, c
     row += half * 16;
     n_out = n_out < 32 ? n_out : 32;
     if (step == 0)
-        loss_maximum(l, row, tile0, tile1, n_out);
-    else if (step == 5)
         loss_targets(l, row, tile0, tile1, output, n_out);
+    else if (step == 1)
+        loss_maximum(l, row, tile0, tile1, n_out);
     else if (n_out == 32)
-        loss_exponentials(l, row, (step <= 2 ? tile0 : tile1) + (step - 1) % 2 * 128, 8);
-    else if ((step - 1) * 8 < n_out)
-        loss_exponentials(l, row, (step <= 2 ? tile0 : tile1) + (step - 1) % 2 * 128,
-                          n_out - (step - 1) * 8 < 8 ? n_out - (step - 1) * 8 : 8);
+        loss_exponentials(l, row, (step <= 3 ? tile0 : tile1) + step % 2 * 128, 8);
+    else if ((step - 2) * 8 < n_out)
+        loss_exponentials(l, row, (step <= 3 ? tile0 : tile1) + step % 2 * 128,
+                          n_out - (step - 2) * 8 < 8 ? n_out - (step - 2) * 8 : 8);
 }
 
 #endif

@@ -23,12 +23,13 @@ struct loss {
     double *x, *dx;       /* (n_rows, d_model) */
     double *w_row, *dw_row; /* (d_model) */
     double *target_logit; /* (n_rows) */
+    double *below;        /* (n_rows) the largest logit of the ids below the target */
     struct log_sum *sum;  /* (n_rows) */
 };
 
 static bool loss_alloc(struct device *dev, const struct nll_args *a, struct loss *l) {
     size_t n = a->n_rows, d_model = a->w->n_cols;
-    double *memory = ref_scratch(dev, (2 * n * d_model + 2 * d_model + n) * sizeof *memory + n * sizeof *l->sum);
+    double *memory = ref_scratch(dev, (2 * n * d_model + 2 * d_model + 2 * n) * sizeof *memory + n * sizeof *l->sum);
     if (!memory)
         return false;
     l->x = memory;
@@ -36,7 +37,8 @@ static bool loss_alloc(struct device *dev, const struct nll_args *a, struct loss
     l->w_row = l->dx + n * d_model;
     l->dw_row = l->w_row + d_model;
     l->target_logit = l->dw_row + d_model;
-    l->sum = (struct log_sum *)(void *)(l->target_logit + n);
+    l->below = l->target_logit + n;
+    l->sum = (struct log_sum *)(void *)(l->below + n);
     return true;
 }
 
@@ -53,7 +55,7 @@ static bool loss_forward(struct device *dev, const struct nll_args *a, struct lo
     for (size_t r = 0; r < a->n_rows; r++) {
         ASSERT(a->target[r] >= -1 && (a->target[r] < 0 || (size_t)a->target[r] < a->w->n_rows));
         l->sum[r] = (struct log_sum){-INFINITY, 0};
-        l->target_logit[r] = NAN;
+        l->target_logit[r] = l->below[r] = NAN;
     }
     for (size_t o = 0; o < a->w->n_rows; o++) {
         weight_row(a->w, o, l->w_row);
@@ -61,9 +63,11 @@ static bool loss_forward(struct device *dev, const struct nll_args *a, struct lo
             if (a->target[r] < 0)
                 continue;
             double logit = loss_logit(a, l, r);
-            log_sum_add(&l->sum[r], logit);
-            if (o == (size_t)a->target[r])
+            if (o == (size_t)a->target[r]) {
                 l->target_logit[r] = logit;
+                l->below[r] = l->sum[r].max;
+            }
+            log_sum_add(&l->sum[r], logit);
         }
     }
     for (size_t r = 0; r < a->n_rows; r++)
@@ -73,7 +77,10 @@ static bool loss_forward(struct device *dev, const struct nll_args *a, struct lo
 
 void ref_nll(struct device *dev, const struct nll_args *a) {
     struct loss l;
-    loss_forward(dev, a, &l);
+    if (!loss_forward(dev, a, &l))
+        return;
+    for (size_t r = 0; r < a->n_rows && a->is_argmax; r++)
+        a->is_argmax[r] = l.target_logit[r] == l.sum[r].max && l.target_logit[r] > l.below[r];
 }
 
 /* Adds what logit o of every row gives to l->dx, and writes l->dw_row. */

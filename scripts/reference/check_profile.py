@@ -34,6 +34,7 @@ def check_form(path):
         "n_kept": ("sequence", "layer", "kv_head"),
         "visible_pairs": ("sequence", "layer", "kv_head"),
         "nll_sum": ("sequence",),
+        "n_argmax": ("sequence",),
         "position_open": ("corpus", "group", "layer", "kv_head", "position_bin"),
         "utility_histogram": ("corpus", "group", "layer", "kv_head", "utility_bin"),
         "class_open": ("corpus", "group", "layer", "kv_head", "token_class"),
@@ -86,11 +87,14 @@ def check_tokens(f):
     sliding = f["layer_sliding_window"][:] > 0
     expect(np.array_equal(np.diff(splits.astype(np.int64)), length), "row_splits against sequence_length")
     nll = tokens["nll"][:].astype(np.float64)
+    is_argmax, n_argmax = tokens["is_argmax"][:], f["n_argmax"][:]
+    expect(np.array_equal(is_argmax == 255, np.isnan(nll)), "where tokens/is_argmax is missing")
     for i in range(len(length)):
         own = nll[splits[i]:splits[i + 1]]
         expect(np.isnan(own[0]), f"sequence {i}: the first token has a loss")
         expect(np.sum(~np.isnan(own)) == n_predicted[i], f"sequence {i}: number of losses")
         expect(abs(np.nansum(own) - nll_sum[i]) <= 1e-5 * (1 + nll_sum[i]), f"sequence {i}: sum of losses")
+        expect(np.sum(is_argmax[splits[i]:splits[i + 1]] == 1) == n_argmax[i], f"sequence {i}: n_argmax")
     source_corpus = f["source_corpus"][:]
     corpus = source_corpus[f["sequence_source"][:]]
     group = f["sequence_document"][:] % 16
