@@ -5,7 +5,7 @@
 spkv=${SPKV:-build/spkv} run_equal=${RUN_EQUAL:-build/tests/tools/run_equal} model=${MODEL:-datasets/demo/model}
 . tests/outside
 mkdir "$dir/corpus"
-for i in 1 2 3 4 5 6; do head -c $((1200 * i)) docs/method.md >"$dir/corpus/$i.txt"; done
+for i in 1 2 3 4 5 6; do head -c $((350 * i)) docs/method.md >"$dir/corpus/$i.txt"; done
 profile() { "$spkv" profile "$model" "$dir/corpus" --max-length 128 --batch 2 --quiet --record tokens,open "$@"; }
 
 # A run and its layout go out in every form, and come back.
@@ -83,6 +83,18 @@ head -c 20000 "$dir/s.0-of-7.h5" >"$dir/broken.part/000001.h5"
 expect 3 "000001.h5" "$spkv" check "$dir/broken.part"
 expect 0 "left out" "$spkv" check "$dir/broken.part" --recover "$dir/saved.h5"
 expect 0 "sound" "$spkv" check "$dir/saved.h5"
+
+# Damage in the header of an object (every third one) is found, whether this program reads the object or not.
+n=0
+for at in $(grep -abo OHDR "$dir/run.h5" | cut -d : -f 1 | awk 'NR % 3 == 1'); do
+    cp "$dir/run.h5" "$dir/flipped.h5"
+    printf '\125' | dd of="$dir/flipped.h5" bs=1 seek=$((at + 40)) conv=notrunc 2>/dev/null
+    cmp -s "$dir/run.h5" "$dir/flipped.h5" && continue
+    n=$((n + 1))
+    "$spkv" check "$dir/flipped.h5" >"$dir/out" 2>&1
+    [ $? -eq 3 ] || fail "check does not see the damaged header at byte $at: $(cat "$dir/out")"
+done
+[ "$n" -ge 12 ] || fail "only $n headers were damaged"
 
 # The example of the documentation, every warning an error.
 python=${PYTHON:-python3}
