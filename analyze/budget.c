@@ -55,7 +55,7 @@ int budget_heads(const struct budget *budget, const struct layout *local, uint32
         return from_bytes(budget, local, head_dim, element_bytes, sliding_window, n_global, err);
     double heads = budget->kind == BUDGET_HEADS ? budget->amount : floor(budget->amount * (double)n + 0.5);
     if (heads > (double)n)
-        return err_set(err, ERR_INPUT, "budget", "%.0f global heads were asked for, the model has %zu that can be global",
+        return err_set(err, ERR_USAGE, "budget", "%.0f global heads were asked for, the model has %zu that can be global",
                        heads, n);
     *n_global = (size_t)heads;
     return OK;

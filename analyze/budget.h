@@ -24,8 +24,8 @@ struct budget {
 };
 
 /* The most global heads within the budget, whichever they are: with windows of their own the heads that cost most are counted.
- * local: all heads local, with their windows. ERR_INPUT when windows alone exceed the budget, or heads are asked for that the
- * model does not have. */
+ * local: all heads local, with their windows. ERR_INPUT when windows alone exceed the budget, ERR_USAGE when more heads are asked
+ * for than the model has. */
 int budget_heads(const struct budget *budget, const struct layout *local, uint32_t head_dim, uint32_t element_bytes,
                  const uint32_t *sliding_window, size_t *n_global, struct err *err);
 
