@@ -18,13 +18,17 @@ void document_losses_free(struct document_losses *l) {
     *l = (struct document_losses){0};
 }
 
-static int allocate(struct document_losses *l, size_t n, struct err *err) {
+int document_losses_create(size_t n, struct document_losses *l, struct err *err) {
+    *l = (struct document_losses){0};
     l->document = mem_alloc(n, sizeof *l->document, "losses by document", err);
     l->nll = mem_alloc(n, sizeof *l->nll, "losses by document", err);
     l->n_predicted = mem_alloc(n, sizeof *l->n_predicted, "losses by document", err);
     l->far_nll = mem_alloc(n, sizeof *l->far_nll, "losses by document", err);
     l->n_far = mem_alloc(n, sizeof *l->n_far, "losses by document", err);
-    return l->document && l->nll && l->n_predicted && l->far_nll && l->n_far ? OK : ERR_MEMORY;
+    if (l->document && l->nll && l->n_predicted && l->far_nll && l->n_far)
+        return OK;
+    document_losses_free(l);
+    return ERR_MEMORY;
 }
 
 /* The columns of a run that are added up by document. */
@@ -82,7 +86,7 @@ int document_losses_read(struct profile *profile, uint32_t far_from, struct docu
     struct rows r = {0};
     *out = l;
     int rc = check_profile(profile, err);
-    if (rc == OK && (rc = allocate(&l, n, err)) == OK)
+    if (rc == OK && (rc = document_losses_create(n, &l, err)) == OK)
         rc = read_rows(profile, n, &r, err);
     for (size_t row = 0; rc == OK && row < n; row++) { /* documents ascend with the rows */
         if (l.n == 0 || l.document[l.n - 1] != r.document[row])

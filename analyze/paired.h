@@ -22,6 +22,9 @@ struct document_losses {
 
 /* Reads a run that recorded tokens. ERR_INPUT when it did not, or is incomplete. */
 int document_losses_read(struct profile *profile, uint32_t far_from, struct document_losses *out, struct err *err);
+
+/* Room for `cap` documents, all sums 0 and n = 0. */
+int document_losses_create(size_t cap, struct document_losses *out, struct err *err);
 void document_losses_free(struct document_losses *losses); /* legal on a zeroed struct */
 
 /* ERR_INPUT unless both hold the same documents with the same numbers of predictions. */
