@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "cli/cli.h"
+#include "cli/refine.h"
 
 enum { MAX_CONTEXTS = 8, MAX_ROWS = 16 };
 
@@ -24,6 +25,7 @@ struct recommend_options {
     uint64_t seed;
     uint64_t contexts[MAX_CONTEXTS];
     size_t n_contexts;
+    struct refine_options refine;
 };
 
 enum { KEY_HEADS = 0x300, KEY_SHARE, KEY_KV_BYTES, KEY_STRATEGY, KEY_PERIOD, KEY_PHASE, KEY_LAST, KEY_SEED, KEY_WINDOW,
@@ -78,6 +80,7 @@ static void check_options(const struct recommend_options *o, const struct argp_s
 static error_t parse(int key, char *arg, struct argp_state *state) {
     struct recommend_options *o = state->input;
     switch (key) {
+    case ARGP_KEY_INIT: state->child_inputs[0] = &o->refine; break;
     case KEY_HEADS: o->heads = cli_parse_int(state, "heads", arg, 0, INT32_MAX); break;
     case KEY_SHARE: o->share = cli_parse_real(state, "share", arg, 0, 1); break;
     case KEY_KV_BYTES: o->kv_bytes = cli_parse_int(state, "kv-bytes", arg, 0, INT64_MAX); break;
@@ -123,6 +126,7 @@ struct recommendation {
     struct layout *layouts[MAX_ROWS];
     double coverage[MAX_ROWS];
     size_t n, chosen;
+    struct refine_result refined; /* of the last layout, with --refine */
 };
 
 static void free_recommendation(struct recommendation *r) {
@@ -249,6 +253,20 @@ static int make_layouts(struct recommendation *r, struct err *err) {
     return rc;
 }
 
+/* The chosen layout, made better by measurement, is one more, and chosen. */
+static int refine_chosen(struct recommendation *r, struct err *err) {
+    const struct profile_meta *meta = profile_meta(r->profile);
+    struct layout *layout;
+    int rc = refine_layout(&r->options->refine, r->layouts[r->chosen], &layout, &r->refined, err);
+    if (rc != OK)
+        return rc;
+    r->chosen = r->n;
+    r->coverage[r->n] = layout_coverage(layout, r->measure.value);
+    r->layouts[r->n] = layout;
+    return layout_predict(layout, r->coverage[r->n++], r->options->contexts, r->options->n_contexts, meta->head_dim,
+                          meta->element_bytes, meta->sliding_window, err);
+}
+
 /* DIR/STRATEGY.json of layout i. */
 static int path_in_dir(const struct recommendation *r, size_t i, struct str *out, struct err *err) {
     const char *dir = r->options->output;
@@ -302,6 +320,8 @@ static void print_text(const struct recommendation *r) {
             printf("%s%s", k ? "; " : "  ", json_string_value(json_array_get(changes, k)));
         putchar('\n');
     }
+    if (o->refine.model)
+        refine_print(&r->refined);
     printf("\nCoverage alone does not order layouts: measure them with the text you care about.\n");
     if (o->output)
         printf("%s: %s\n", o->output, file_is_dir(o->output) ? "one layout per strategy"
@@ -327,6 +347,8 @@ static int recommend(const struct recommend_options *o, struct err *err) {
     int rc = read_run(&r, err);
     if (rc == OK)
         rc = make_layouts(&r, err);
+    if (rc == OK && o->refine.model)
+        rc = refine_chosen(&r, err);
     if (rc == OK)
         rc = write_layouts(&r, err);
     if (rc == OK) {
@@ -340,13 +362,14 @@ static int recommend(const struct recommend_options *o, struct err *err) {
 }
 
 int cmd_recommend(int argc, char **argv) {
+    static const struct argp_child children[] = {{&refine_argp, 0, "Refinement by measurement:", 8}, {0}};
     static const struct argp argp = {argp_options,
                                      parse,
                                      "RUN",
                                      "Chooses which KV heads keep everything and which see only a window, under one "
                                      "budget, and compares the strategies by the share of the recorded density they cover "
                                      "(arXiv 2605.14037). Runs of dense models are ranked by far attention.",
-                                     NULL,
+                                     children,
                                      NULL,
                                      NULL};
     struct recommend_options o = {.heads = -1, .kv_bytes = -1, .share = -1, .window = -1, .sinks = -1,
