@@ -33,6 +33,11 @@ static int give_windows(const struct maker *m, struct layout *layout, struct err
     return OK;
 }
 
+static int round_layers(const struct maker *m, const struct layout *heads, struct layout **layers,
+                        struct layer_rounding *rounding, struct err *err) {
+    return layer_types_round(heads, m->input->measure->value, layers, rounding, err);
+}
+
 /* A layout of a strategy and the same as whole layers. */
 static int make_pair(const struct maker *m, const struct strategy *strategy, struct layout **heads, struct layout **layers,
                      struct layer_rounding *rounding, struct err *err) {
@@ -41,7 +46,7 @@ static int make_pair(const struct maker *m, const struct strategy *strategy, str
     if (rc == OK)
         rc = give_windows(m, *heads, err);
     if (rc == OK)
-        rc = layer_types_round(*heads, m->input->measure->value, layers, rounding, err);
+        rc = round_layers(m, *heads, layers, rounding, err);
     if (rc != OK) {
         layout_free(*heads);
         *heads = NULL;
@@ -55,18 +60,21 @@ static int predict(const struct maker *m, struct layout *layout, double covered,
                           meta->sliding_window, err);
 }
 
+/* A row whose layouts are there. */
+static int finish_row(struct maker *m, struct err *err) {
+    struct recommended *row = &m->out->rows[m->out->n++];
+    row->n_draws = 1;
+    row->coverage = row->coverage_low = row->coverage_high = coverage(m, row->layout);
+    row->layer_coverage = coverage(m, row->layers);
+    int rc = predict(m, row->layout, row->coverage, err);
+    return rc == OK ? predict(m, row->layers, row->layer_coverage, err) : rc;
+}
+
 static int add_row(struct maker *m, const struct strategy *strategy, struct err *err) {
     ASSERT(m->out->n < RECOMMENDATION_MAX_ROWS);
     struct recommended *row = &m->out->rows[m->out->n];
     int rc = make_pair(m, strategy, &row->layout, &row->layers, &row->rounding, err);
-    if (rc != OK)
-        return rc;
-    m->out->n++;
-    row->n_draws = 1;
-    row->coverage = row->coverage_low = row->coverage_high = coverage(m, row->layout);
-    row->layer_coverage = coverage(m, row->layers);
-    rc = predict(m, row->layout, row->coverage, err);
-    return rc == OK ? predict(m, row->layers, row->layer_coverage, err) : rc;
+    return rc == OK ? finish_row(m, err) : rc;
 }
 
 /* Further draws of a row that holds the first one. */
@@ -200,6 +208,21 @@ int recommendation_compute(const struct recommendation_input *input, struct reco
     if (rc != OK)
         recommendation_free(out);
     return rc;
+}
+
+int recommendation_add(const struct recommendation_input *input, struct layout *layout, struct recommendation *r,
+                       struct err *err) {
+    struct maker m = {.input = input, .out = r};
+    ASSERT(r->n < RECOMMENDATION_MAX_ROWS);
+    struct recommended *row = &r->rows[r->n];
+    int rc = round_layers(&m, layout, &row->layers, &row->rounding, err);
+    if (rc != OK) {
+        layout_free(layout);
+        return rc;
+    }
+    r->chosen = r->n;
+    row->layout = layout;
+    return finish_row(&m, err);
 }
 
 void recommendation_free(struct recommendation *r) {

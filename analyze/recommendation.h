@@ -61,6 +61,11 @@ struct recommendation {
 };
 
 int recommendation_compute(const struct recommendation_input *input, struct recommendation *out, struct err *err);
+
+/* One more row, which becomes the chosen one, with a layout that was made elsewhere under the same budget; takes the layout
+ * over, on failure too. */
+int recommendation_add(const struct recommendation_input *input, struct layout *layout, struct recommendation *recommendation,
+                       struct err *err);
 void recommendation_free(struct recommendation *recommendation); /* legal on a zeroed struct */
 
 /* Names of all rows that an input can have, "interleaved" and rankings included; NULL-terminated. */

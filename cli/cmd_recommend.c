@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/recommend_runs.h"
 #include "cli/recommend_text.h"
+#include "cli/refine.h"
 
 enum { MAX_CONTEXTS = 8 };
 
@@ -23,6 +24,7 @@ struct recommend_options {
     uint64_t seed;
     uint64_t contexts[MAX_CONTEXTS];
     size_t n_contexts;
+    struct refine_options refine;
 };
 
 enum { KEY_HEADS = 0x300, KEY_SHARE, KEY_KV_SHARE, KEY_KV_BYTES, KEY_DECODE_MS, KEY_BENCH, KEY_BATCH, KEY_STRATEGY,
@@ -152,6 +154,7 @@ static void add_context(struct recommend_options *o, const char *arg, const stru
 static error_t parse(int key, char *arg, struct argp_state *state) {
     struct recommend_options *o = state->input;
     switch (key) {
+    case ARGP_KEY_INIT: state->child_inputs[0] = &o->refine; break;
     case KEY_HEADS:
     case KEY_SHARE:
     case KEY_KV_SHARE:
@@ -195,6 +198,7 @@ struct command {
     struct cost_model cost;
     struct recommendation_input input;
     struct recommendation result;
+    struct refine_result refined; /* of the last row, with --refine */
     struct recommend_view view;
 };
 
@@ -239,9 +243,12 @@ static void sign_budget(const struct budget *budget, json_t *out) {
 static void sign(const struct command *c, struct layout *layout) {
     const struct profile_meta *meta = c->input.meta;
     const struct recommend_sources *s = &c->options->sources;
-    json_t *corpora = json_array(), *profiles = json_array();
+    json_t *corpora = json_array(), *profiles = json_array(), *hashes = json_array();
     for (size_t i = 0; i < meta->n_corpora; i++)
         json_array_append_new(corpora, json_string(meta->corpus_names[i]));
+    for (size_t i = 0; i < meta->n_sources; i++)
+        if (*meta->sources[i].hash)
+            json_array_append_new(hashes, json_string(meta->sources[i].hash));
     for (size_t i = 0; i < s->n_runs; i++)
         json_array_append_new(profiles, json_pack("{s:s, s:s}", "profile", s->runs[i], "profile_hash", c->runs.hashes[i]));
     sign_budget(&c->input.budget, json_object_get(layout->made_by, "budget"));
@@ -254,6 +261,7 @@ static void sign(const struct command *c, struct layout *layout) {
     if (s->window_mass >= 0)
         json_object_set_new(layout->made_by, "window_mass", json_real(s->window_mass));
     json_object_set_new(layout->made_by, "corpora", corpora);
+    json_object_set_new(layout->made_by, "corpus_hashes", hashes);
     json_object_set_new(layout->made_by, "evidence", recommend_evidence_json(&c->view));
     if (strlen(meta->base_model_hash) == 32)
         strcpy(layout->base_model_hash, meta->base_model_hash);
@@ -296,12 +304,15 @@ static int print_text(const struct command *c, struct err *err) {
     recommend_put_table(&c->view, &text);
     str_putc(&text, '\n');
     recommend_put_verdict(&c->view, &text);
-    if (output)
-        str_printf(&text, "%s: %s\n", output, file_is_dir(output) ? "one layout per strategy" : c->options->strategy);
     int rc = text.failed ? err_memory(err, "a table", text.len) : OK;
     if (rc == OK)
         fwrite(str_text(&text), 1, text.len, stdout); /* cli_finish_stdout() sees a failure */
     str_free(&text);
+    if (rc == OK && c->options->refine.model)
+        refine_print(&c->refined);
+    if (rc == OK && output)
+        printf("%s: %s\n", output, file_is_dir(output) ? "one layout per strategy"
+                                                       : layout_strategy(c->result.rows[c->result.chosen].layout));
     return rc;
 }
 
@@ -313,6 +324,13 @@ static int print_json(const struct command *c, struct err *err) {
     putchar('\n');
     json_decref(root);
     return OK;
+}
+
+/* The chosen layout, made better by measurement, is one more row, and what is written. The verdict stays that of the start. */
+static int refine_chosen(struct command *c, struct err *err) {
+    struct layout *layout;
+    int rc = refine_layout(&c->options->refine, c->result.rows[c->result.chosen].layout, &layout, &c->refined, err);
+    return rc == OK ? recommendation_add(&c->input, layout, &c->result, err) : rc;
 }
 
 static void warn(const struct command *c) {
@@ -336,6 +354,8 @@ static int recommend(struct command *c, struct err *err) {
     rc = recommendation_compute(&c->input, &c->result, err);
     for (size_t i = 0; rc == OK && i < c->result.n; i++)
         sign(c, c->result.rows[i].layout);
+    if (rc == OK && o->refine.model)
+        rc = refine_chosen(c, err);
     if (rc == OK)
         rc = write_layouts(c, err);
     if (rc == OK)
@@ -348,6 +368,7 @@ static int recommend(struct command *c, struct err *err) {
 }
 
 int cmd_recommend(int argc, char **argv) {
+    static const struct argp_child children[] = {{&refine_argp, 0, "Refinement by measurement:", 8}, {0}};
     static const struct argp argp = {argp_options,
                                      parse,
                                      "RUN...",
@@ -357,7 +378,7 @@ int cmd_recommend(int argc, char **argv) {
                                      "of one model under one policy count as one.\v"
                                      "The verdict says how many documents the choice rests on, how many of the chosen heads "
                                      "other documents would have chosen too, and how much more text would settle it.",
-                                     NULL,
+                                     children,
                                      NULL,
                                      NULL};
     struct recommend_options o = {.strategy = "densest-heads", .budget = {.kind = BUDGET_HEAD_SHARE, .amount = 0.25},

@@ -6,10 +6,6 @@
 
 enum { SETTLED_NEVER = 1000 }; /* times as many documents: that is not a question of more text any more */
 
-static const struct recommended *chosen_row(const struct recommend_view *v) {
-    return &v->result->rows[v->result->chosen];
-}
-
 static double kv_bytes(const struct recommend_view *v, const struct layout *layout, uint64_t context) {
     const struct profile_meta *meta = v->input->meta;
     return layout_kv_bytes(layout, context, meta->head_dim, meta->element_bytes, meta->sliding_window);
@@ -124,7 +120,7 @@ static void put_documents(const struct recommend_view *v, struct str *out) {
 
 static void put_stability(const struct recommend_view *v, struct str *out) {
     const struct stability *s = &v->result->stability;
-    const char *name = layout_strategy(chosen_row(v)->layout);
+    const char *name = v->input->wanted;
     if (!v->result->is_ranking) {
         str_printf(out, "The heads of %s do not depend on this text.\n", name);
         return;
