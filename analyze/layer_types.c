@@ -156,32 +156,64 @@ static int find_window(const struct patch *p, int64_t *out, struct err *err) {
     return rc;
 }
 
-/* A reader that fills in what is missing fills in other values for the new type: what it meant is written down. */
-static int become_mistral(const struct patch *p, struct err *err) {
-    static const struct { const char *key; int value; } defaults[] = {{"intermediate_size", 11008},
-                                                                      {"max_position_embeddings", 2048}};
-    static const char *const biases[] = {"attention_bias", "mlp_bias"};
-    for (size_t i = 0; i < 2; i++) {
-        bool has = false;
-        int rc = json_get_bool(p->config, biases[i], &has, p->where, err);
-        if (rc != OK)
-            return rc;
-        if (has)
-            return err_set(err, ERR_INPUT, p->where, "a llama with %s has no twin that follows layer_types", biases[i]);
+static int set_absent(const struct patch *p, const char *key, json_t *value, struct err *err) {
+    if (json_object_get(p->config, key)) {
+        json_decref(value);
+        return OK;
     }
-    for (size_t i = 0; i < 2; i++)
-        if (!json_has(p->config, defaults[i].key))
-            json_object_set_new(p->config, defaults[i].key, json_integer(defaults[i].value));
-    json_object_set_new(p->config, "num_key_value_heads", json_integer(p->layers->n_kv_heads));
-    json_object_set_new(p->config, "model_type", json_string("mistral"));
-    json_object_set_new(p->config, "architectures", json_pack("[s]", "MistralForCausalLM"));
-    say(p, "model_type llama becomes mistral, the same model: readers of llama ignore layer_types");
-    return OK;
+    return json_object_set_new(p->config, key, value) == 0 ? OK : err_memory(err, "JSON", 0);
+}
+
+/* A reader that fills in what is missing fills in other values for another type: what llama's means is written down. */
+static int write_defaults(const struct patch *p, struct err *err) {
+    static const struct { const char *key; int value; } sizes[] = {{"intermediate_size", 11008},
+                                                                  {"max_position_embeddings", 2048},
+                                                                  {"bos_token_id", 1},
+                                                                  {"eos_token_id", 2}};
+    int rc = set_absent(p, "num_key_value_heads", json_integer(p->layers->n_kv_heads), err);
+    for (size_t i = 0; rc == OK && i < sizeof sizes / sizeof *sizes; i++)
+        rc = set_absent(p, sizes[i].key, json_integer(sizes[i].value), err);
+    if (rc == OK)
+        rc = set_absent(p, "tie_word_embeddings", json_false(), err);
+    if (rc == OK)
+        rc = set_absent(p, "pad_token_id", json_null(), err);
+    if (rc == OK && !json_object_get(p->config, "rope_parameters"))
+        rc = set_absent(p, "rope_theta", json_real(10000), err);
+    if (json_is_null(json_object_get(p->config, "head_dim")))
+        json_object_del(p->config, "head_dim");
+    return rc;
+}
+
+/* The twin with biases: a smollm3 whose layers all rotate. */
+static int set_rotation(const struct patch *p, struct err *err) {
+    json_t *list = json_array();
+    for (size_t layer = 0; layer < p->layers->n_layers; layer++)
+        json_array_append_new(list, json_integer(1));
+    json_object_set_new(p->config, "use_sliding_window", json_true());
+    return json_object_set_new(p->config, "no_rope_layers", list) == 0 ? OK : err_memory(err, "JSON", 0);
+}
+
+static int rename_llama(const struct patch *p, struct err *err) {
+    bool attention = false, mlp = false;
+    int rc = json_get_bool(p->config, "attention_bias", &attention, p->where, err);
+    if (rc == OK)
+        rc = json_get_bool(p->config, "mlp_bias", &mlp, p->where, err);
+    if (rc == OK)
+        rc = write_defaults(p, err);
+    if (rc == OK && (attention || mlp))
+        rc = set_rotation(p, err);
+    if (rc != OK)
+        return rc;
+    const char *type = attention || mlp ? "smollm3" : "mistral";
+    const char *class = attention || mlp ? "SmolLM3ForCausalLM" : "MistralForCausalLM";
+    say(p, "model_type llama becomes %s, the same model by another name: readers of llama ignore layer_types", type);
+    json_object_set_new(p->config, "architectures", json_pack("[s]", class));
+    return json_object_set_new(p->config, "model_type", json_string(type)) == 0 ? OK : err_memory(err, "JSON", 0);
 }
 
 static int follow_type(const struct patch *p, struct err *err) {
     if (is_type(p, "llama"))
-        return become_mistral(p, err);
+        return rename_llama(p, err);
     if (is_type(p, "qwen2") || is_type(p, "qwen3") || is_type(p, "smollm3"))
         return json_object_set_new(p->config, "use_sliding_window", json_true()) ? err_memory(err, "JSON", 0) : OK;
     if (is_type(p, "gemma3_text") || is_type(p, "gemma3"))

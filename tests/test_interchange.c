@@ -308,6 +308,15 @@ static void test_config(void **state) {
     head_pattern_free(&p);
     free(text);
     json_decref(c);
+    c = patch("{'model_type': 'llama', 'attention_bias': true, 'head_dim': null, 'rope_theta': 500.0}", layers, notes, &err);
+    must(err.code, &err);
+    assert_string_equal(string_of(c, "model_type"), "smollm3");
+    assert_int_equal(json_array_size(json_object_get(c, "no_rope_layers")), L); /* all rotate */
+    assert_true(json_is_true(json_object_get(c, "use_sliding_window")) && !json_object_get(c, "head_dim"));
+    assert_true(json_is_false(json_object_get(c, "tie_word_embeddings"))); /* true where a smollm3 does not say */
+    assert_true(json_is_null(json_object_get(c, "pad_token_id")));
+    assert_true(json_real_value(json_object_get(c, "rope_theta")) == 500);
+    json_decref(c);
     c = patch("{'model_type': 'qwen3', 'num_hidden_layers': 5, 'num_attention_heads': 4, 'use_sliding_window': false}", layers,
               notes, &err);
     must(err.code, &err);
@@ -326,7 +335,7 @@ static void test_config_refused(void **state) {
     static const char *const cases[][2] = {
         {"{'model_type': 'llama', 'num_hidden_layers': 6}", "6 layers"},
         {"{'model_type': 'llama', 'num_key_value_heads': 2}", "2 KV heads"},
-        {"{'model_type': 'llama', 'attention_bias': true}", "attention_bias"},
+        {"{'model_type': 'llama', 'attention_bias': 1}", "attention_bias"},
         {"{'model_type': 'gemma3_text'}", "RoPE"},
         {"{'model_type': 7}", "model_type"},
         {"{'num_hidden_layers': 'five'}", "num_hidden_layers"},
