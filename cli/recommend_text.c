@@ -154,7 +154,7 @@ static void put_variation(const struct recommend_view *v, struct str *out) {
     if (v->input->statistics->n_documents < 2)
         return;
     for (size_t i = 0; i < n; i++)
-        if (!isnan(v->variation[i].explained) && (most == n || v->variation[i].explained > v->variation[most].explained))
+        if (!isnan(v->variation[i].within) && (most == n || v->variation[i].within > v->variation[most].within))
             most = i;
     if (most == n)
         return;
