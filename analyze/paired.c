@@ -76,7 +76,8 @@ static int check_profile(const struct profile *profile, struct err *err) {
     if (profile_is_partial(profile))
         return err_set(err, ERR_INPUT, profile_path(profile), "the run is incomplete: finish it with --resume");
     if (!profile_has(profile, PROFILE_TOKEN_NLL))
-        return err_set(err, ERR_INPUT, profile_path(profile), "the run recorded no tokens: profile again with --record tokens");
+        return err_set(err, ERR_INPUT, profile_path(profile), "the run recorded no tokens: profile again with --record "
+                       "tokens");
     return OK;
 }
 
@@ -136,7 +137,8 @@ static double quantile(const double *sorted, size_t n, double q) {
 static double resample(const double *part, const double *whole, size_t n, uint64_t seed, uint32_t number) {
     double p = 0, w = 0;
     for (size_t i = 0; i < n; i += 4) {
-        struct rng_block draw = rng_philox(seed, (struct rng_block){{(uint32_t)i, (uint32_t)((uint64_t)i >> 32), number, 0}});
+        struct rng_block counter = {{(uint32_t)i, (uint32_t)((uint64_t)i >> 32), number, 0}},
+                         draw = rng_philox(seed, counter);
         for (size_t k = 0; k < 4 && i + k < n; k++) {
             size_t document = (size_t)(((uint64_t)draw.v[k] * n) >> 32);
             p += part[document];

@@ -43,8 +43,8 @@ static int add_case(struct verification *v, const char *name, size_t n_name, con
         return ERR_MEMORY;
     for (size_t i = 0; i + 1 < v->n; i++)
         if (strcmp(v->cases[i].name, c->name) == 0)
-            return err_set(err, ERR_USAGE, "", "two cases have the name \"%s\" (full, window and spkv are always there): give "
-                           "the files other names", c->name);
+            return err_set(err, ERR_USAGE, "", "two cases have the name \"%s\" (full, window and spkv are always "
+                           "there): give the files other names", c->name);
     *out = c;
     return OK;
 }

@@ -130,7 +130,8 @@ void verify_print_text(const struct verification *v) {
     if (v->cases[CASE_FULL].figures[COLUMN_HEALED].there)
         printf("\nRank correlation of the losses of the window and the layouts, zero-shot against healed: %.2f\n",
                v->rank_correlation);
-    printf("\nPercentages of loss are against full attention of the same column; intervals draw whole documents, %u times.\n",
+    printf("\nPercentages of loss are against full attention of the same column; intervals draw whole documents, %u "
+           "times.\n",
            v->options->n_resamples);
 }
 
