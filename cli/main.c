@@ -24,6 +24,8 @@ static const struct command commands[] = {
     {"train", cmd_train, "make SP-KV models: pretrain, adapt, resume"},
     {"bench", cmd_bench, "prefill and decode speed over context, batch and policy"},
     {"tasks", cmd_tasks, "write generated tasks as JSON lines"},
+    {"import", cmd_import, "head patterns of other tools: look, compare, make a layout"},
+    {"export", cmd_export, "a layout or a run in the form of another tool"},
     {"merge", cmd_merge, "join the shards of a run"},
     {"check", cmd_check, "verify a run file, recover a broken one"},
 };
