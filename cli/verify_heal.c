@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analyze/comparison.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -169,9 +170,10 @@ static int correlate(struct verification *v, struct err *err) {
             a[n] = v->cases[i].figures[COLUMN_ZERO_SHOT].nll;
             b[n++] = v->cases[i].figures[COLUMN_HEALED].nll;
         }
-    if (a && b)
-        v->rank_correlation = rank_correlation(a, b, n);
-    int rc = a && b ? OK : ERR_MEMORY;
+    struct comparison comparison;
+    int rc = a && b ? comparison_compute(a, b, n, 0, NULL, &comparison, err) : ERR_MEMORY;
+    if (rc == OK)
+        v->rank_correlation = comparison.spearman;
     free(a);
     free(b);
     return rc;

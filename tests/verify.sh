@@ -34,11 +34,12 @@ equals() { [ "$1" = "$2" ] || fail "$3: $1 is not $2"; }
 # One go: the ends of the scale are exact, figures lie in the layouts, heads are what they were.
 cp "$dir/densest.json" "$dir/before.json"
 expect 0 "gap" verify "$dir/densest.json" "$dir/none.json" "$dir/all.json" -o "$dir/one" --csv "$dir/table.csv" --decode 40 \
-    --policy random:density=0.5,window=8
+    --policy random:density=0.5,window=8 --against none
 table=$dir/table.csv
 equals "$(cell "$table" zero_shot all nll_change)" 0 "loss with all heads global, against full attention"
 equals "$(cell "$table" zero_shot all gap_recovered)" 1 "gap with all heads global"
 equals "$(cell "$table" zero_shot all read_fraction)" 1 "read fraction of full attention"
+equals "$(cell "$table" zero_shot window against_change)" 0 "loss of the window against no global head"
 for field in nll_nat_per_token nll_change_low gap_recovered read_fraction kv_bytes_used; do
     equals "$(cell "$table" zero_shot none $field)" "$(cell "$table" zero_shot window $field)" "$field without a global head"
 done
@@ -62,7 +63,7 @@ expect 0 "fewer than 20" "$spkv" verify "$model" "$dir/held" --max-length 64 -o 
 # Killed and gone on with: the same table. The trainings too.
 heal="--heal-tokens 1024 --heal-corpus $dir/text.txt --heal-set context-len=64 --heal-set sequences=4"
 heal="$heal --heal-set learning-rate=0.01"
-numbers() { cut -d, -f 1-16 "$1" | sed 's/,[^,]*,[^,]*$//'; }
+numbers() { cut -d, -f 1-19 "$1" | sed 's/,[^,]*,[^,]*$//'; }
 expect 0 "Rank correlation" verify "$dir/densest.json" "$dir/none.json" $heal -o "$dir/whole" --csv "$dir/whole.csv"
 equals "$(cell "$dir/whole.csv" healed full gap_recovered)" 1 "gap of the twin"
 before=$(cell "$table" zero_shot densest nll_nat_per_token)
@@ -92,6 +93,7 @@ expect 2 "--heal-corpus" verify -o "$dir/x" --heal-tokens 100
 expect 2 "need --heal-tokens" verify -o "$dir/x" --keep-models
 expect 2 "not KEY=VALUE" verify -o "$dir/x" --heal-set fast
 expect 2 "is not a policy" verify -o "$dir/x" --policy sparse
+expect 2 "no case" verify -o "$dir/x" --against densest
 expect 2 "two cases" verify "$dir/densest.json" "$dir/densest.json" -o "$dir/x"
 sed 's/"n_kv_heads": 2/"n_kv_heads": 1/; s/\[\(.*\), .*\]/[\1]/' "$dir/before.json" >"$dir/other.json"
 expect 3 "other.json" verify "$dir/other.json" -o "$dir/x"
