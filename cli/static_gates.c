@@ -33,12 +33,12 @@ static int read_layer(const struct checkpoint *checkpoint, const char *dir, size
 
 /* Training with a frozen model saves the gates alone: they are opened over the model that was profiled. */
 static int open_gates(const char *dir, const struct profile_meta *meta, struct checkpoint **out, struct err *err) {
-    char *alone = file_join(dir, "spkv_config.json", err);
-    if (!alone)
+    char *config = file_join(dir, "config.json", err);
+    if (!config)
         return ERR_MEMORY;
-    bool over = file_exists(alone);
-    free(alone);
-    return checkpoint_open(over ? meta->model_path : dir, over ? dir : NULL, out, err);
+    bool alone = !file_exists(config) && file_is_dir(dir);
+    free(config);
+    return checkpoint_open(alone ? meta->model_path : dir, alone ? dir : NULL, out, err);
 }
 
 int static_gates_read(const char *dir, const struct profile_meta *meta, double **out, bool *same_base, struct err *err) {
