@@ -86,6 +86,8 @@ expect 0 "" verify "$dir/densest.json" "$dir/none.json" $heal -o "$dir/killed" -
 numbers "$dir/whole.csv" >"$dir/a"
 numbers "$dir/killed.csv" >"$dir/b"
 cmp "$dir/a" "$dir/b" || fail "a resumed run gives another table"
+expect 3 '"learning_rate" is another' verify "$dir/densest.json" "$dir/none.json" $heal --heal-set learning-rate=0.02 \
+    -o "$dir/killed" --resume
 
 # What is wrong is refused before anything runs.
 expect 2 "-o DIR" "$spkv" verify "$model" "$dir/held"
