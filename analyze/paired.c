@@ -2,8 +2,8 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "analyze/bootstrap.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -76,7 +76,8 @@ static int check_profile(const struct profile *profile, struct err *err) {
     if (profile_is_partial(profile))
         return err_set(err, ERR_INPUT, profile_path(profile), "the run is incomplete: finish it with --resume");
     if (!profile_has(profile, PROFILE_TOKEN_NLL))
-        return err_set(err, ERR_INPUT, profile_path(profile), "the run recorded no tokens: profile again with --record tokens");
+        return err_set(err, ERR_INPUT, profile_path(profile), "the run recorded no tokens: profile again with --record "
+                       "tokens");
     return OK;
 }
 
@@ -120,23 +121,12 @@ int document_losses_check(const struct document_losses *a, const char *a_name, c
 
 /* --- intervals -------------------------------------------------------------------------------------------------------- */
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Of n sorted values, n > 0. */
-static double quantile(const double *sorted, size_t n, double q) {
-    double at = q * (double)(n - 1);
-    size_t i = (size_t)at;
-    return i + 1 < n ? sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i]) : sorted[n - 1];
-}
-
 /* Part over whole in a resample, NaN where the whole is 0. Four documents a draw. */
 static double resample(const double *part, const double *whole, size_t n, uint64_t seed, uint32_t number) {
     double p = 0, w = 0;
     for (size_t i = 0; i < n; i += 4) {
-        struct rng_block draw = rng_philox(seed, (struct rng_block){{(uint32_t)i, (uint32_t)((uint64_t)i >> 32), number, 0}});
+        struct rng_block counter = {{(uint32_t)i, (uint32_t)((uint64_t)i >> 32), number, 0}},
+                         draw = rng_philox(seed, counter);
         for (size_t k = 0; k < 4 && i + k < n; k++) {
             size_t document = (size_t)(((uint64_t)draw.v[k] * n) >> 32);
             p += part[document];
@@ -149,7 +139,6 @@ static double resample(const double *part, const double *whole, size_t n, uint64
 int interval_of_ratio(const double *part, const double *whole, size_t n, const struct resampling *r, struct estimate *out,
                       struct err *err) {
     double p = 0, w = 0, *values = mem_alloc(r->n, sizeof *values, "resamples", err);
-    size_t n_values = 0;
     *out = (struct estimate){NAN, NAN, NAN};
     if (!values)
         return ERR_MEMORY;
@@ -157,15 +146,10 @@ int interval_of_ratio(const double *part, const double *whole, size_t n, const s
         p += part[i];
         w += whole[i];
     }
-    for (uint32_t i = 0; i < r->n && w != 0; i++) {
-        double value = resample(part, whole, n, r->seed, i);
-        if (!isnan(value))
-            values[n_values++] = value;
-    }
-    qsort(values, n_values, sizeof *values, compare_doubles);
-    if (n_values > 0)
-        *out = (struct estimate){p / w, quantile(values, n_values, (1 - r->level) / 2),
-                                 quantile(values, n_values, (1 + r->level) / 2)};
+    for (uint32_t i = 0; i < r->n; i++)
+        values[i] = w != 0 ? resample(part, whole, n, r->seed, i) : (double)NAN;
+    struct interval interval = interval_of(values, r->n, r->level);
+    *out = (struct estimate){w != 0 ? p / w : (double)NAN, interval.low, interval.high};
     free(values);
     return OK;
 }
@@ -204,27 +188,4 @@ double paired_gap(const struct document_losses *window, const struct document_lo
         f += full->far_nll[i];
     }
     return f > 0 ? w / f - 1 : NAN;
-}
-
-/* --- ranks ------------------------------------------------------------------------------------------------------------ */
-
-/* Twice the rank of value i among n: ties share the mean. */
-static double rank_of(const double *v, size_t n, size_t i) {
-    size_t below = 0, equal = 0;
-    for (size_t k = 0; k < n; k++) {
-        below += v[k] < v[i];
-        equal += v[k] == v[i];
-    }
-    return (double)(2 * below + equal + 1);
-}
-
-double rank_correlation(const double *a, const double *b, size_t n) {
-    double ab = 0, aa = 0, bb = 0, mean = (double)n + 1;
-    for (size_t i = 0; i < n; i++) {
-        double x = rank_of(a, n, i) - mean, y = rank_of(b, n, i) - mean;
-        ab += x * y;
-        aa += x * x;
-        bb += y * y;
-    }
-    return aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : NAN;
 }

@@ -10,8 +10,6 @@
 #include "analyze/profile.h"
 #include "base/err.h"
 
-enum { PAIRED_FEW_DOCUMENTS = 20 }; /* below this an interval says little */
-
 /* Sums over the predictions of each document, in ascending order of documents; arrays of (n). */
 struct document_losses {
     size_t n;
@@ -57,8 +55,5 @@ int paired_gap_recovered(const struct document_losses *x, const struct document_
 
 /* The whole gap, window / full - 1 over predictions at far positions; NaN without any. */
 double paired_gap(const struct document_losses *window, const struct document_losses *full);
-
-/* Spearman's: correlation of ranks, ties at their mean rank. NaN for fewer than two values or where all are equal. */
-double rank_correlation(const double *a, const double *b, size_t n);
 
 #endif

@@ -4,12 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analyze/bootstrap.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "cli/cli.h"
 #include "cli/verify.h"
 
-enum { KEY_LAYOUT = 0x600, KEY_POLICY, KEY_CSV, KEY_RESAMPLES, KEY_DECODE, KEY_KEEP_LAYOUTS, KEY_HEAL_TOKENS,
+enum { KEY_LAYOUT = 0x600, KEY_POLICY, KEY_CSV, KEY_AGAINST, KEY_RESAMPLES, KEY_DECODE, KEY_KEEP_LAYOUTS, KEY_HEAL_TOKENS,
        KEY_HEAL_CORPUS, KEY_HEAL_SCHEDULE, KEY_HEAL_SET, KEY_KEEP_MODELS };
 
 static const struct argp_option argp_options[] = {
@@ -17,6 +18,7 @@ static const struct argp_option argp_options[] = {
     {"layout", KEY_LAYOUT, "FILE", 0, "a layout, as an argument that ends in .json", 1},
     {"policy", KEY_POLICY, "NAME[:KEY=VALUE,...]", 0, "another attention to measure; may be repeated", 1},
     {"csv", KEY_CSV, "FILE", 0, "the table as CSV", 1},
+    {"against", KEY_AGAINST, "NAME", 0, "compare every case with this one too, such as densest-heads: which is better?", 1},
     {"resamples", KEY_RESAMPLES, "N", 0, "of the documents, for intervals (2000)", 1},
     {"decode", KEY_DECODE, "N", 0, "time decoding behind N tokens of the text too", 1},
     {"keep-layouts", KEY_KEEP_LAYOUTS, NULL, 0, "do not write figures into the layout files", 1},
@@ -85,6 +87,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_LAYOUT: add(o->layouts, &o->n_layouts, "layouts", arg, state); break;
     case KEY_POLICY: add(o->policies, &o->n_policies, "policies", arg, state); break;
     case KEY_CSV: o->csv = arg; break;
+    case KEY_AGAINST: o->against = arg; break;
     case KEY_RESAMPLES: o->n_resamples = (uint32_t)cli_parse_int(state, "resamples", arg, 1, 10000000); break;
     case KEY_DECODE: o->decode_context = (int)cli_parse_int(state, "decode", arg, 1, 1 << 24); break;
     case KEY_KEEP_LAYOUTS: o->keep_layouts = true; break;
@@ -146,6 +149,9 @@ static int list_cases(struct verification *v, struct err *err) {
         rc = verify_add_policy(v, o->policies[i], o->policies[i], err);
     for (size_t i = 0; rc == OK && i < o->n_layouts; i++)
         rc = verify_add_layout(v, o->layouts[i], err);
+    if (rc == OK && o->against && !verify_find(v, o->against))
+        rc = err_set(err, ERR_USAGE, "", "--against: there is no case \"%s\" (a layout's is the name of its file without "
+                     ".json)", o->against);
     return rc;
 }
 
@@ -189,8 +195,8 @@ static int write_results(struct verification *v, struct err *err) {
             rc = verify_write_layout(v, &v->cases[i], err);
     if (rc == OK && o->csv)
         rc = verify_write_csv(v, o->csv, err);
-    if (rc == OK && v->cases[CASE_FULL].figures[COLUMN_ZERO_SHOT].losses.n < PAIRED_FEW_DOCUMENTS)
-        cli_note(o->run.quiet, "fewer than %d documents: the intervals say little", PAIRED_FEW_DOCUMENTS);
+    if (rc == OK && v->cases[CASE_FULL].figures[COLUMN_ZERO_SHOT].losses.n < BOOTSTRAP_FEW_DOCUMENTS)
+        cli_note(o->run.quiet, "fewer than %d documents: the intervals say little", BOOTSTRAP_FEW_DOCUMENTS);
     if (rc == OK)
         (o->run.json ? verify_print_json : verify_print_text)(v);
     return rc == OK ? cli_finish_stdout(err) : rc;

@@ -28,7 +28,8 @@ void refine_log_close(struct refine_log *log); /* legal on a zeroed struct */
 /* The loss of a layout, NULL when it was not measured. Borrowed until the next entry. */
 const double *refine_log_find(const struct refine_log *log, const char *heads);
 
-/* Notes a measurement; best: of the layout that the search stands at. `what` is "start", "drop", "add" or "swap"; out and in are "LAYER.HEAD" or "". */
+/* Notes a measurement. `what` is "start", "drop", "add" or "swap"; out and in are "LAYER.HEAD" or ""; best: the loss of the
+ * layout that the search stands at. */
 int refine_log_add(struct refine_log *log, const char *what, const char *out, const char *in, const char *heads, double nll,
                    double best, struct err *err);
 

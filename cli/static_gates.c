@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "engine/checkpoint.h"
 #include "engine/predictor.h"
@@ -30,12 +31,22 @@ static int read_layer(const struct checkpoint *checkpoint, const char *dir, size
     return rc;
 }
 
+/* Training with a frozen model saves the gates alone: they are opened over the model that was profiled. */
+static int open_gates(const char *dir, const struct profile_meta *meta, struct checkpoint **out, struct err *err) {
+    char *config = file_join(dir, "config.json", err);
+    if (!config)
+        return ERR_MEMORY;
+    bool alone = !file_exists(config) && file_is_dir(dir);
+    free(config);
+    return checkpoint_open(alone ? meta->model_path : dir, alone ? dir : NULL, out, err);
+}
+
 int static_gates_read(const char *dir, const struct profile_meta *meta, double **out, bool *same_base, struct err *err) {
     struct checkpoint *checkpoint = NULL;
     size_t kv = meta->n_kv_heads;
     double *value = NULL;
     *out = NULL;
-    int rc = checkpoint_open(dir, NULL, &checkpoint, err);
+    int rc = open_gates(dir, meta, &checkpoint, err);
     if (rc == OK)
         rc = check(checkpoint, dir, meta, err);
     if (rc == OK && !(value = mem_alloc(meta->n_layers * kv, sizeof *value, "static gates", err)))

@@ -21,6 +21,7 @@ struct verify_options {
     struct run_options_cli run;
     struct corpus_options_cli corpus;
     const char *output, *csv;          /* the directory; NULL = no CSV */
+    const char *against;               /* name of a case that all are compared with, too; NULL = none */
     char *corpora[VERIFY_MAX_ARGUMENTS];
     const char *layouts[VERIFY_MAX_ARGUMENTS], *policies[VERIFY_MAX_ARGUMENTS];
     size_t n_layouts, n_policies;
@@ -47,6 +48,7 @@ struct figures {
     double kv_bytes_used, kv_bytes_allocated, kv_bytes_full; /* mean over sequences, after the last token */
     double decode_tok_per_s;           /* NaN = not timed */
     struct estimate nll_change;        /* against full attention of the same column */
+    struct estimate against;           /* change against the case of --against; NaN = none */
     struct estimate gap_recovered;     /* between the window alone and full attention of the same column */
 };
 
@@ -89,6 +91,9 @@ int verify_measure(struct verification *v, const struct loaded *loaded, struct v
 
 /* Takes the figures of a finished run. */
 int verify_read(struct verification *v, struct verify_case *c, enum verify_column column, struct err *err);
+
+/* NULL when there is no case of that name. */
+const struct verify_case *verify_find(const struct verification *v, const char *name);
 
 /* Changes and gaps of a column in which every case is there. */
 int verify_compare(struct verification *v, enum verify_column column, struct err *err);

@@ -43,8 +43,8 @@ static int add_case(struct verification *v, const char *name, size_t n_name, con
         return ERR_MEMORY;
     for (size_t i = 0; i + 1 < v->n; i++)
         if (strcmp(v->cases[i].name, c->name) == 0)
-            return err_set(err, ERR_USAGE, "", "two cases have the name \"%s\" (full, window and spkv are always there): give "
-                           "the files other names", c->name);
+            return err_set(err, ERR_USAGE, "", "two cases have the name \"%s\" (full, window and spkv are always "
+                           "there): give the files other names", c->name);
     *out = c;
     return OK;
 }
@@ -198,9 +198,17 @@ int verify_measure(struct verification *v, const struct loaded *loaded, struct v
     return rc;
 }
 
+const struct verify_case *verify_find(const struct verification *v, const char *name) {
+    for (size_t i = 0; name && i < v->n; i++)
+        if (strcmp(v->cases[i].name, name) == 0)
+            return &v->cases[i];
+    return NULL;
+}
+
 int verify_compare(struct verification *v, enum verify_column column, struct err *err) {
     const struct resampling resampling = {.seed = v->options->run.seed, .n = v->options->n_resamples, .level = 0.95};
-    const struct verify_case *full = &v->cases[CASE_FULL], *window = &v->cases[CASE_WINDOW];
+    const struct verify_case *full = &v->cases[CASE_FULL], *window = &v->cases[CASE_WINDOW],
+                             *against = verify_find(v, v->options->against);
     const struct document_losses *top = &full->figures[column].losses, *bottom = &window->figures[column].losses;
     int rc = OK;
     for (size_t i = 0; rc == OK && i < v->n; i++) {
@@ -208,6 +216,9 @@ int verify_compare(struct verification *v, enum verify_column column, struct err
         rc = document_losses_check(top, full->name, &f->losses, v->cases[i].name, err);
         if (rc == OK)
             rc = paired_nll_change(&f->losses, top, &resampling, &f->nll_change, err);
+        f->against = (struct estimate){NAN, NAN, NAN};
+        if (rc == OK && against)
+            rc = paired_nll_change(&f->losses, &against->figures[column].losses, &resampling, &f->against, err);
         if (rc == OK)
             rc = paired_gap_recovered(&f->losses, bottom, top, &resampling, &f->gap_recovered, err);
     }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analyze/comparison.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -83,10 +84,10 @@ static int fill_options(const struct verification *v, const struct verify_case *
 }
 
 /* A run that goes on must be the one that is wanted now. */
-static int check_same(const struct training *t, const struct train_options *o, struct err *err) {
+static int check_same(const struct schedule *begun, const struct train_options *o, struct err *err) {
     struct schedule wanted;
     int rc = train_options_schedule(o, &wanted, err);
-    const char *key = rc == OK ? schedule_difference(&t->schedule, &wanted, false) : NULL;
+    const char *key = rc == OK ? schedule_difference(begun, &wanted, false) : NULL;
     if (key)
         rc = err_set(err, ERR_INPUT, o->output, "\"%s\" is another than in the run that is to go on: give the same options, "
                      "or --force", key);
@@ -104,7 +105,7 @@ static int train(const struct verification *v, const struct verify_case *c, cons
     if (rc == OK && v->options->corpus.resume && file_exists(run)) {
         rc = training_again(&t, out_dir, v->options->run.threads, v->options->run.quiet, err);
         if (rc == OK)
-            rc = check_same(&t, o, err);
+            rc = check_same(&t.schedule, o, err);
     } else if (rc == OK) {
         rc = training_new(&t, o, v->command, err);
     }
@@ -115,6 +116,23 @@ static int train(const struct verification *v, const struct verify_case *c, cons
     free(run);
     free(o);
     return rc;
+}
+
+/* A case that was healed and measured before, whose model is gone. */
+static int take_finished(struct verification *v, struct verify_case *c, const char *out_dir, struct err *err) {
+    struct train_options *o = mem_alloc(1, sizeof *o, "options", err);
+    struct schedule begun = schedule_default();
+    struct words w = {0};
+    char *path = file_join(out_dir, "schedule.json", err);
+    int rc = o && path ? fill_options(v, c, out_dir, o, &w, err) : ERR_MEMORY;
+    if (rc == OK)
+        rc = schedule_read(path, &begun, err);
+    if (rc == OK)
+        rc = check_same(&begun, o, err);
+    words_free(&w);
+    free(path);
+    free(o);
+    return rc == OK ? verify_read(v, c, COLUMN_HEALED, err) : rc;
 }
 
 /* Low-rank updates and predictors alone lie beside the model that they belong to. */
@@ -142,13 +160,12 @@ static int measure(struct verification *v, struct verify_case *c, const char *ch
     return rc;
 }
 
-/* A case whose figures are there already needs its model no more. */
 static int heal_case(struct verification *v, struct verify_case *c, struct err *err) {
     char *out_dir = verify_path(v, "training", c->name, "", err), *run = verify_path(v, "healed", c->name, ".h5", err);
     char *checkpoint = out_dir ? file_join(out_dir, "checkpoint", err) : NULL;
     int rc = out_dir && run && checkpoint ? OK : ERR_MEMORY;
     if (rc == OK && v->options->corpus.resume && file_exists(run) && !file_exists(checkpoint)) {
-        rc = verify_read(v, c, COLUMN_HEALED, err);
+        rc = take_finished(v, c, out_dir, err);
     } else if (rc == OK && (rc = train(v, c, out_dir, err)) == OK) {
         rc = measure(v, c, checkpoint, err);
         if (rc == OK && !v->options->keep_models)
@@ -169,9 +186,10 @@ static int correlate(struct verification *v, struct err *err) {
             a[n] = v->cases[i].figures[COLUMN_ZERO_SHOT].nll;
             b[n++] = v->cases[i].figures[COLUMN_HEALED].nll;
         }
-    if (a && b)
-        v->rank_correlation = rank_correlation(a, b, n);
-    int rc = a && b ? OK : ERR_MEMORY;
+    struct comparison comparison;
+    int rc = a && b ? comparison_compute(a, b, n, 0, NULL, &comparison, err) : ERR_MEMORY;
+    if (rc == OK)
+        v->rank_correlation = comparison.spearman;
     free(a);
     free(b);
     return rc;

@@ -61,10 +61,17 @@ void verify_print_json(const struct verification *v) {
         json_t *entry = json_pack("{s:s, s:s, s:s?, s:s?, s:b}", "name", c->name, "policy", c->policy, "layout",
                                   c->layout_path, "strategy", c->layout ? layout_strategy(c->layout) : NULL,
                                   "chosen_on_this_text", c->chosen_here);
-        for (int column = 0; column < N_COLUMNS; column++)
-            if (c->figures[column].there)
-                json_object_set_new(entry, verify_column_names[column],
-                                    verify_figures_json(v, &c->figures[column], (enum verify_column)column));
+        for (int column = 0; column < N_COLUMNS; column++) {
+            const struct figures *f = &c->figures[column];
+            if (!f->there)
+                continue;
+            json_t *figures = verify_figures_json(v, f, (enum verify_column)column);
+            if (v->options->against)
+                json_object_set_new(figures, "against", json_pack("{s:s, s:o, s:o}", "name", v->options->against,
+                                                                  "nll_change", number(f->against.value),
+                                                                  "nll_change_interval", range(&f->against)));
+            json_object_set_new(entry, verify_column_names[column], figures);
+        }
         json_array_append_new(cases, entry);
     }
     json_t *root = json_pack("{s:s, s:i, s:O, s:o, s:o}", "schema", "spkv-verify", "version", 1, "text", v->text, "cases",
@@ -90,11 +97,15 @@ static void print_range(const struct estimate *e) {
     printf(" %-18s", text);
 }
 
-static void print_row(const struct verify_case *c, const struct figures *f, int width, bool full) {
+static void print_row(const struct verify_case *c, const struct figures *f, int width, bool full, bool against) {
     static const struct estimate none = {NAN, NAN, NAN};
     printf("  %-*s %9.4f", width, c->name, f->nll);
     print_percent(full ? (double)NAN : f->nll_change.value, 8, "+");
     print_range(full ? &none : &f->nll_change);
+    if (against) {
+        print_percent(f->against.value, 8, "+");
+        print_range(&f->against);
+    }
     print_percent(f->gap_recovered.value, 8, "");
     print_range(full ? &none : &f->gap_recovered);
     print_percent(f->read_fraction, 7, "");
@@ -109,10 +120,13 @@ static void print_column(const struct verification *v, enum verify_column column
     int width = 8;
     for (size_t i = 0; i < v->n; i++)
         width = (int)strlen(v->cases[i].name) > width ? (int)strlen(v->cases[i].name) : width;
-    printf("\n%s\n  %-*s %9s %10s %-18s %10s %-18s %9s %9s %9s%s\n", titles[column], width, "", "nat/token", "change",
-           "  95 %", "gap recov.", "  95 %", "read", "KV used", "KV alloc", v->options->decode_context ? "   tok/s" : "");
+    printf("\n%s\n  %-*s %9s %10s %-18s", titles[column], width, "", "nat/token", "change", "  95 %");
+    if (v->options->against)
+        printf(" %10s %-18.18s", "against", v->options->against);
+    printf(" %10s %-18s %9s %9s %9s%s\n", "gap recov.", "  95 %", "read", "KV used", "KV alloc",
+           v->options->decode_context ? "   tok/s" : "");
     for (size_t i = 0; i < v->n; i++)
-        print_row(&v->cases[i], &v->cases[i].figures[column], width, i == CASE_FULL);
+        print_row(&v->cases[i], &v->cases[i].figures[column], width, i == CASE_FULL, v->options->against != NULL);
     if (isnan(v->gap[column]))
         printf("  No sequence is longer than twice the window (%u tokens): nothing is beyond it to lose.\n", v->far_from);
     else
@@ -130,7 +144,7 @@ void verify_print_text(const struct verification *v) {
     if (v->cases[CASE_FULL].figures[COLUMN_HEALED].there)
         printf("\nRank correlation of the losses of the window and the layouts, zero-shot against healed: %.2f\n",
                v->rank_correlation);
-    printf("\nPercentages of loss are against full attention of the same column; intervals draw whole documents, %u times.\n",
+    printf("\nChanges are against full attention of the same column; intervals draw whole documents, %u times.\n",
            v->options->n_resamples);
 }
 
@@ -153,7 +167,8 @@ static void csv_quoted(struct str *out, const char *text) {
 static void csv_row(const struct verification *v, const struct verify_case *c, enum verify_column column, struct str *out) {
     const struct figures *f = &c->figures[column];
     const double numbers[] = {
-        f->nll, f->nll_change.value, f->nll_change.low, f->nll_change.high, f->gap_recovered.value, f->gap_recovered.low,
+        f->nll, f->nll_change.value, f->nll_change.low, f->nll_change.high,
+        f->against.value, f->against.low, f->against.high, f->gap_recovered.value, f->gap_recovered.low,
         f->gap_recovered.high, f->read_fraction, f->long_range_density, f->kv_bytes_used, f->kv_bytes_allocated,
         f->kv_bytes_full, f->decode_tok_per_s, v->gap[column], v->window, (double)f->losses.n, (double)f->n_sequences,
         (double)f->n_predicted, (double)(column == COLUMN_HEALED ? v->options->heal_tok : 0), (double)v->options->run.seed};
@@ -170,6 +185,7 @@ static void csv_row(const struct verification *v, const struct verify_case *c, e
 int verify_write_csv(const struct verification *v, const char *path, struct err *err) {
     struct str out = {0};
     str_puts(&out, "column,name,strategy,chosen_on_this_text,nll_nat_per_token,nll_change,nll_change_low,nll_change_high,"
+                   "against_change,against_change_low,against_change_high,"
                    "gap_recovered,gap_recovered_low,gap_recovered_high,read_fraction,long_range_density,kv_bytes_used,"
                    "kv_bytes_allocated,kv_bytes_full,decode_tok_per_s,gap,window_tok,n_documents,n_sequences,n_predicted,"
                    "heal_tok,seed,commit,machine,command\n");

@@ -9,7 +9,7 @@ spkv=${SPKV:-build/spkv} model=${MODEL:-datasets/demo/model}
 mkdir "$dir/corpus" "$dir/other"
 i=0
 while [ $i -lt 24 ]; do
-    tail -c +$((200 * i + 1)) docs/method.md | head -c 500 | iconv -c -t ascii >"$dir/corpus/$i.txt"
+    tail -c +$((150 * i + 1)) docs/method.md | head -c 500 | iconv -c -t ascii >"$dir/corpus/$i.txt"
     i=$((i + 1))
 done
 head -c 3000 docs/corpora.md >"$dir/other/1.txt"
@@ -55,8 +55,15 @@ expect 0 "decode step" recommend "$dir/a.h5" --decode-ms 6 --bench "$dir/bench.c
 expect 3 "windows alone" recommend "$dir/a.h5" --decode-ms 1 --bench "$dir/bench.csv"
 expect 3 "windows alone" recommend "$dir/a.h5" --kv-bytes 10
 expect 0 "windows of their own" recommend "$dir/dense.h5" --window-mass 0.9 --kv-share 0.5 -o "$dir/windows.json"
-grep -q '"windows": $' "$dir/windows.json" || fail "no windows in the layout"
+grep -q '"windows": \[' "$dir/windows.json" || fail "no windows in the layout"
 expect 0 "policy layout" profile "$dir/other" -o "$dir/windows.h5" --policy "layout:file=$dir/windows.json"
+
+# Two maps of heads side by side.
+expect 0 "rank correlation (Spearman) 1.0000" "$spkv" show "$dir/a.h5" "$dir/a.h5"
+expect 0 "the 5 largest of each: 100 % in common" "$spkv" show "$dir/a.h5" "$dir/all/densest-heads.json" --top 5
+expect 0 '"top_overlap"' "$spkv" show "$dir/a.h5" "$dir/dense.h5" --json
+printf '0.5\t0.5\n' >"$dir/small.tsv"
+expect 3 "equal shapes" "$spkv" show "$dir/a.h5" "$dir/small.tsv"
 
 # What is wrong is named, and nothing is left behind.
 expect 2 "exclude" recommend "$dir/a.h5" --heads 3 --share 0.1

@@ -163,16 +163,6 @@ static void runs_without_tokens_are_refused(void **state) {
     scratch_close(&s);
 }
 
-static void ranks(void **state) {
-    static const double up[] = {1, 2, 3, 4}, down[] = {9, 5, 4, 1}, flat[] = {2, 2, 2, 2}, tied[] = {1, 2, 2, 3};
-    (void)state;
-    assert_near(rank_correlation(up, up, 4), 1);
-    assert_near(rank_correlation(up, down, 4), -1);
-    assert_near(rank_correlation(up, tied, 4), 3 / sqrt(10)); /* ranks 1, 2.5, 2.5, 4: 4.5 / sqrt(5 * 4.5) */
-    assert_true(isnan(rank_correlation(up, flat, 4)));
-    assert_true(isnan(rank_correlation(up, down, 1)));
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(intervals_equal_those_of_numpy),
@@ -181,7 +171,6 @@ int main(void) {
         cmocka_unit_test(different_text_is_refused),
         cmocka_unit_test(losses_of_the_invented_run),
         cmocka_unit_test(runs_without_tokens_are_refused),
-        cmocka_unit_test(ranks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

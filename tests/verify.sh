@@ -14,11 +14,12 @@ JSON
 cp "$demo/tokenizer.json" "$dir/"
 head -c 12000 docs/method.md >"$dir/text.txt"
 mkdir "$dir/held"
-for i in 1 2 3 4 5 6 7 8; do tail -c +$((700 * i)) README.md | head -c 700 | iconv -c -t ascii >"$dir/held/$i.txt"; done
-small="--steps 8 --sequences 4 --context-len 64 --window 8 --learning-rate 0.02 --soft-frac 0.5 --start-bias 0.5"
-expect 0 "" "$spkv" train pretrain "$dir/config.json" "$dir/text.txt" $small --density-weight 0.3 --threads 1 --quiet -o "$dir/run"
+split -n l/8 --additional-suffix=.txt README.md "$dir/held/"
+small="--steps 8 --sequences 4 --context-len 64 --window 8 --learning-rate 0.02 --soft-frac 0.5 --start-bias 0.5 --threads 1"
+expect 0 "" "$spkv" train pretrain "$dir/config.json" "$dir/text.txt" $small --density-weight 0.3 --quiet -o "$dir/run"
 model=$dir/run/checkpoint
-expect 0 "" "$spkv" profile "$model" "$dir/text.txt" --max-length 64 --quiet -o "$dir/choice.h5" --policy full --window 8 --record attention
+expect 0 "" "$spkv" profile "$model" "$dir/text.txt" --max-length 64 --quiet -o "$dir/choice.h5" --policy full --window 8 \
+    --record attention
 expect 0 "" "$spkv" recommend "$dir/choice.h5" --heads 2 --sinks 4 -o "$dir/densest.json"
 sed 's/"global"/"local"/g' "$dir/densest.json" >"$dir/none.json"
 sed 's/"local"/"global"/g' "$dir/densest.json" >"$dir/all.json"
@@ -33,11 +34,12 @@ equals() { [ "$1" = "$2" ] || fail "$3: $1 is not $2"; }
 # One go: the ends of the scale are exact, figures lie in the layouts, heads are what they were.
 cp "$dir/densest.json" "$dir/before.json"
 expect 0 "gap" verify "$dir/densest.json" "$dir/none.json" "$dir/all.json" -o "$dir/one" --csv "$dir/table.csv" --decode 40 \
-    --policy random:density=0.5,window=8
+    --policy random:density=0.5,window=8 --against none
 table=$dir/table.csv
 equals "$(cell "$table" zero_shot all nll_change)" 0 "loss with all heads global, against full attention"
 equals "$(cell "$table" zero_shot all gap_recovered)" 1 "gap with all heads global"
 equals "$(cell "$table" zero_shot all read_fraction)" 1 "read fraction of full attention"
+equals "$(cell "$table" zero_shot window against_change)" 0 "loss of the window against no global head"
 for field in nll_nat_per_token nll_change_low gap_recovered read_fraction kv_bytes_used; do
     equals "$(cell "$table" zero_shot none $field)" "$(cell "$table" zero_shot window $field)" "$field without a global head"
 done
@@ -48,7 +50,8 @@ grep -q '"healed": {}' "$dir/densest.json" || fail "healed figures without heali
 sed 's/"measured".*//' "$dir/before.json" >"$dir/a"
 sed 's/"measured".*//' "$dir/densest.json" >"$dir/b"
 cmp "$dir/a" "$dir/b" || fail "more than the figures changed in the layout"
-expect 0 "" "$spkv" profile "$model" "$dir/held" --max-length 64 --quiet -o "$dir/again.h5" --policy "layout:file=$dir/densest.json"
+expect 0 "" "$spkv" profile "$model" "$dir/held" --max-length 64 --quiet -o "$dir/again.h5" \
+    --policy "layout:file=$dir/densest.json"
 expect 3 "exists" verify "$dir/densest.json" -o "$dir/one"
 expect 0 '"schema": "spkv-verify"' verify "$dir/densest.json" -o "$dir/json" --json --keep-layouts
 
@@ -58,13 +61,14 @@ expect 0 "was chosen on files of this text" "$spkv" verify "$model" "$dir/text.t
 expect 0 "fewer than 20" "$spkv" verify "$model" "$dir/held" --max-length 64 -o "$dir/few" --keep-layouts
 
 # Killed and gone on with: the same table. The trainings too.
-heal="--heal-tokens 1024 --heal-corpus $dir/text.txt --heal-set context-len=64 --heal-set sequences=4 --heal-set learning-rate=0.01"
-numbers() { cut -d, -f 1-16 "$1" | sed 's/,[^,]*,[^,]*$//'; }
+heal="--heal-tokens 1024 --heal-corpus $dir/text.txt --heal-set context-len=64 --heal-set sequences=4"
+heal="$heal --heal-set learning-rate=0.01"
+numbers() { cut -d, -f 1-19 "$1" | sed 's/,[^,]*,[^,]*$//'; }
 expect 0 "Rank correlation" verify "$dir/densest.json" "$dir/none.json" $heal -o "$dir/whole" --csv "$dir/whole.csv"
 equals "$(cell "$dir/whole.csv" healed full gap_recovered)" 1 "gap of the twin"
-equals "$(cell "$dir/whole.csv" zero_shot densest nll_nat_per_token)" "$(cell "$table" zero_shot densest nll_nat_per_token)" "loss"
-[ "$(cell "$dir/whole.csv" healed densest nll_nat_per_token)" != "$(cell "$table" zero_shot densest nll_nat_per_token)" ] ||
-    fail "healing changed nothing"
+before=$(cell "$table" zero_shot densest nll_nat_per_token)
+equals "$(cell "$dir/whole.csv" zero_shot densest nll_nat_per_token)" "$before" "loss of the same run again"
+[ "$(cell "$dir/whole.csv" healed densest nll_nat_per_token)" != "$before" ] || fail "healing changed nothing"
 equals "$(cell "$dir/whole.csv" healed none nll_nat_per_token)" "$(cell "$dir/whole.csv" healed window nll_nat_per_token)" \
     "healed loss of the window, as a policy and as a layout"
 grep -q '"healed": {"nll_nat_per_token"' "$dir/densest.json" || fail "no healed figures in the layout"
@@ -82,6 +86,8 @@ expect 0 "" verify "$dir/densest.json" "$dir/none.json" $heal -o "$dir/killed" -
 numbers "$dir/whole.csv" >"$dir/a"
 numbers "$dir/killed.csv" >"$dir/b"
 cmp "$dir/a" "$dir/b" || fail "a resumed run gives another table"
+expect 3 '"learning_rate" is another' verify "$dir/densest.json" "$dir/none.json" $heal --heal-set learning-rate=0.02 \
+    -o "$dir/killed" --resume
 
 # What is wrong is refused before anything runs.
 expect 2 "-o DIR" "$spkv" verify "$model" "$dir/held"
@@ -89,6 +95,7 @@ expect 2 "--heal-corpus" verify -o "$dir/x" --heal-tokens 100
 expect 2 "need --heal-tokens" verify -o "$dir/x" --keep-models
 expect 2 "not KEY=VALUE" verify -o "$dir/x" --heal-set fast
 expect 2 "is not a policy" verify -o "$dir/x" --policy sparse
+expect 2 "no case" verify -o "$dir/x" --against densest
 expect 2 "two cases" verify "$dir/densest.json" "$dir/densest.json" -o "$dir/x"
 sed 's/"n_kv_heads": 2/"n_kv_heads": 1/; s/\[\(.*\), .*\]/[\1]/' "$dir/before.json" >"$dir/other.json"
 expect 3 "other.json" verify "$dir/other.json" -o "$dir/x"
@@ -106,7 +113,7 @@ cmp "$dir/refined.json" "$dir/again.json" || fail "a search that goes on ends el
 cut -d, -f 1-6 "$dir/log.csv" >"$dir/a"
 cut -d, -f 1-6 "$dir/half.csv" >"$dir/b"
 cmp "$dir/a" "$dir/b" || fail "a search that goes on measures other layouts"
-awk -F, 'NR == 2 { start = $5 } { last = $6 } END { exit !(last <= start) }' "$dir/log.csv" || fail "refinement made it worse"
+awk -F, 'NR == 2 { start = $5 } { last = $6 } END { exit !(last <= start) }' "$dir/log.csv" || fail "refined to the worse"
 expect 3 "another layout" "$spkv" recommend "$dir/choice.h5" --heads 1 --refine "$model" --refine-text "$dir/held" \
     --refine-length 64 --refine-log "$dir/log.csv"
 expect 3 "text.txt" refine --refine-log "$dir/text.txt"
