@@ -140,7 +140,8 @@ static int take_layer_types(const json_t *config, const char *path, uint32_t n_k
 static int take_json(const char *text, size_t n, const char *path, uint32_t n_kv_heads, struct head_pattern *p,
                      struct err *err) {
     json_t *root, *list = NULL;
-    int rc = n > MAX_JSON_BYTES ? err_set(err, ERR_INPUT, path, "is larger than %d bytes: no list of layers is", MAX_JSON_BYTES)
+    int rc = n > MAX_JSON_BYTES ? err_set(err, ERR_INPUT, path, "is larger than %d bytes: no list of layers is",
+                                          MAX_JSON_BYTES)
                                 : json_parse(text, n, path, &root, err);
     if (rc != OK)
         return rc;

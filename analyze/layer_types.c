@@ -147,8 +147,8 @@ static int find_window(const struct patch *p, int64_t *out, struct err *err) {
         return err_set(err, ERR_INPUT, p->where, "the layout has sliding layers of the model's own, the configuration no "
                        "sliding_window: is it another model's?");
     if (rc == OK && p->any_own && p->any_local && own != largest)
-        return err_set(err, ERR_INPUT, p->where, "the model's own sliding layers have a window of %lld, the layout one of %u, "
-                       "and a configuration has one for all layers: make the layout with --window %lld", (long long)own,
+        return err_set(err, ERR_INPUT, p->where, "the model's own sliding layers have a window of %lld, the layout one of "
+                       "%u, and a configuration has one for all layers: make the layout with --window %lld", (long long)own,
                        largest, (long long)own);
     if (largest > smallest)
         say(p, "windows of %u to %u become %u: a configuration has one for all layers", smallest, largest, largest);

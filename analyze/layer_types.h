@@ -22,9 +22,9 @@ int layer_types_round(const struct layout *heads, const double *value, struct la
                       struct err *err);
 
 /* Adds layer_types and sliding_window to a configuration, in place, with what else its model type needs to follow them: a
- * llama, whose readers ignore layer_types, becomes the mistral that it is in all but name (with biases: a smollm3). Every change and every loss is
- * handed to `note`. An empty object becomes a patch for any model. ERR_INPUT where the layout cannot be said: another shape,
- * two lengths of windows, a model whose sliding layers have another RoPE. */
+ * llama, whose readers ignore layer_types, becomes the mistral that it is in all but name (with biases: a smollm3). Every
+ * change and every loss is handed to `note`. An empty object becomes a patch for any model. ERR_INPUT where the layout
+ * cannot be said: another shape, two lengths of windows, a model whose sliding layers have another RoPE. */
 int layer_types_patch(const struct layout *layers, json_t *config, const char *where,
                       void (*note)(void *self, const char *text), void *self, struct err *err);
 

@@ -10,6 +10,7 @@
 #include "base/file.h"
 
 enum { MAX_RANKS = 1 << 20 };
+static const char way_out[] = "say which part this is with --shard I/N";
 
 /* Who starts processes, the innermost first: mpirun within a job of Slurm has both. A step's own number of tasks tells srun
  * from the script of a job, which is one process however many tasks the job has. */
@@ -29,9 +30,9 @@ static int read_number(char *(*get)(const char *name), const char *name, long ma
     errno = 0;
     *out = text ? strtol(text, &end, 10) : -1;
     if (!text)
-        return err_set(err, ERR_USAGE, name, "is not set, but others of its kind are: say which part this is with --shard I/N");
+        return err_set(err, ERR_USAGE, name, "is not set, but others of its kind are: %s", way_out);
     if (end == text || *end || errno || *out < 0 || *out > max)
-        return err_set(err, ERR_USAGE, name, "is \"%s\", no number up to %ld: say which part this is with --shard I/N", text, max);
+        return err_set(err, ERR_USAGE, name, "is \"%s\", no number up to %ld: %s", text, max, way_out);
     return OK;
 }
 
@@ -45,8 +46,8 @@ static int find_process(char *(*get)(const char *name), struct rank *out, struct
         if (rc == OK)
             rc = read_number(get, launchers[i].rank, MAX_RANKS, &rank, err);
         if (rc == OK && rank >= size)
-            rc = err_set(err, ERR_USAGE, launchers[i].rank, "is %ld, but %s is %ld: say which part this is with --shard I/N", rank,
-                         launchers[i].size, size);
+            rc = err_set(err, ERR_USAGE, launchers[i].rank, "is %ld, but %s is %ld: %s", rank, launchers[i].size,
+                         size, way_out);
         if (rc != OK)
             return rc;
         out->rank = (int)rank;
@@ -76,8 +77,8 @@ static int find_task(char *(*get)(const char *name), long *task, long *n_tasks, 
     if (rc != OK)
         return rc;
     if (step < 1 || id < first || id > last || (id - first) % step || (last - first) / step + 1 != *n_tasks)
-        return err_set(err, ERR_USAGE, "SLURM_ARRAY_TASK_ID", "is %ld of %ld tasks from %ld to %ld, which is no range without "
-                       "gaps: say which part this is with --shard I/N", id, *n_tasks, first, last);
+        return err_set(err, ERR_USAGE, "SLURM_ARRAY_TASK_ID", "is %ld of %ld tasks from %ld to %ld, which is no range "
+                       "without gaps: %s", id, *n_tasks, first, last, way_out);
     *task = (id - first) / step;
     return OK;
 }

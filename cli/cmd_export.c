@@ -99,7 +99,8 @@ static double kept_of_all(const struct head_sums *s) {
 }
 
 /* The number of every head; the model's own sliding layers count nothing and get `untouched`. */
-static void fill_ratio(const struct statistics *s, double (*ratio)(const struct head_sums *s), double untouched, double *out) {
+static void fill_ratio(const struct statistics *s, double (*ratio)(const struct head_sums *s), double untouched,
+                       double *out) {
     for (size_t i = 0; i < s->n_layers * s->n_kv_heads; i++) {
         double x = ratio(&s->heads[i]);
         out[i] = isnan(x) ? untouched : x;
@@ -118,8 +119,9 @@ static int fill_gates(const struct statistics *s, const struct profile_meta *met
         out[i] = isnan(measure.value[i]) ? 0 : measure.value[i];
     }
     head_measure_free(&measure);
-    return any ? OK : err_set(err, ERR_INPUT, path, "has no head with a density or far attention: no sequence is longer than "
-                              "window + sinks, or neither was recorded");
+    return any ? OK
+               : err_set(err, ERR_INPUT, path, "has no head with a density or far attention: no sequence is longer than window "
+                         "+ sinks, or neither was recorded");
 }
 
 static int fill_from_run(struct exported *x, struct profile *profile, struct err *err) {
@@ -175,8 +177,9 @@ static int take_layout(struct exported *x, const struct layout *layout, struct e
             x->window = layout->windows[i];
     x->window = x->window ? x->window : layout->window;
     note_layout(x, layout);
-    return x->options->format == HEAD_PATTERN_DUO_ATTENTION ? interchange_gates(layout, &x->value, err)
-                                                            : interchange_retained(layout, x->options->context, &x->value, err);
+    return x->options->format == HEAD_PATTERN_DUO_ATTENTION
+               ? interchange_gates(layout, &x->value, err)
+               : interchange_retained(layout, x->options->context, &x->value, err);
 }
 
 /* -- what is written -------------------------------------------------------------------------------------------------- */
@@ -191,8 +194,8 @@ static int write_matrix(struct exported *x, struct err *err) {
         snprintf(text, sizeof text, "%zu of %zu heads are 0: sparsity %.6g streams just those", local, n,
                  (double)local / (double)n);
         add_note(x, text);
-        return interchange_write_duo_attention(x->value, x->n_layers, x->n_kv_heads, x->sinks, x->window, o->output, o->force,
-                                               err);
+        return interchange_write_duo_attention(x->value, x->n_layers, x->n_kv_heads, x->sinks, x->window, o->output,
+                                               o->force, err);
     }
     int rc = file_check_free(o->output, o->force, err);
     if (rc != OK)
@@ -207,8 +210,8 @@ static void note_rounding(struct exported *x, const struct layer_rounding *r) {
     char text[256];
     if (r->n_lost == 0 && r->n_gained == 0)
         return;
-    int n = snprintf(text, sizeof text, "rounded to layers: %zu global heads become local, %zu local heads global", r->n_lost,
-                     r->n_gained);
+    int n = snprintf(text, sizeof text, "rounded to layers: %zu global heads become local, %zu local heads global",
+                     r->n_lost, r->n_gained);
     if (!isnan(r->coverage_layers))
         snprintf(text + n, sizeof text - (size_t)n, "; coverage %.2f %% becomes %.2f %%", 100 * r->coverage_heads,
                  100 * r->coverage_layers);
@@ -236,8 +239,8 @@ static int read_coverage(const struct export_options *o, const struct layout *la
         return OK;
     int rc = head_values_read(o->run, layout->n_kv_heads, out, err);
     if (rc == OK && (out->n_layers != layout->n_layers || out->n_kv_heads != layout->n_kv_heads))
-        rc = err_set(err, ERR_INPUT, o->run, "has %u layers x %u KV heads, the layout %u x %u", out->n_layers, out->n_kv_heads,
-                     layout->n_layers, layout->n_kv_heads);
+        rc = err_set(err, ERR_INPUT, o->run, "has %u layers x %u KV heads, the layout %u x %u", out->n_layers,
+                     out->n_kv_heads, layout->n_layers, layout->n_kv_heads);
     return rc;
 }
 

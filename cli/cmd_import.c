@@ -144,7 +144,8 @@ static int read_pattern(struct import *in, struct err *err) {
     if (rc == OK && in->pattern.n_clipped)
         cli_note(o->quiet, "%zu values outside 0 to 1 were clipped", in->pattern.n_clipped);
     if (rc == OK && in->pattern.n_unknown)
-        cli_note(o->quiet, "%zu layers are neither full_attention nor sliding_attention: taken as full", in->pattern.n_unknown);
+        cli_note(o->quiet, "%zu layers are neither full_attention nor sliding_attention: taken as full",
+                 in->pattern.n_unknown);
     return rc;
 }
 
@@ -169,7 +170,8 @@ static int make_layout(struct import *in, struct err *err) {
     if (ties)
         cli_note(o->quiet, "%s", ties);
     if (in->checkpoint)
-        snprintf(in->layout->base_model_hash, sizeof in->layout->base_model_hash, "%s", checkpoint_base_hash(in->checkpoint));
+        snprintf(in->layout->base_model_hash, sizeof in->layout->base_model_hash, "%s",
+                 checkpoint_base_hash(in->checkpoint));
     return OK;
 }
 
@@ -216,8 +218,8 @@ static int draw(const struct import *in, struct err *err) {
     int rc = title.failed || origin.failed ? err_memory(err, "a caption", 0) : file_check_free(in->options->png,
                                                                                                 in->options->force, err);
     if (rc == OK && !heatmap_fits(&map))
-        rc = err_set(err, ERR_INPUT, in->options->input, "%u layers x %u KV heads are too many to draw", in->pattern.n_layers,
-                     in->pattern.n_kv_heads);
+        rc = err_set(err, ERR_INPUT, in->options->input, "%u layers x %u KV heads are too many to draw",
+                     in->pattern.n_layers, in->pattern.n_kv_heads);
     if (rc == OK)
         rc = heatmap_write_png(&map, facts, sizeof facts / sizeof *facts, in->options->png, NULL, err);
     str_free(&origin);
@@ -282,12 +284,13 @@ static void print_json(const struct import *in) {
     const struct head_pattern *p = &in->pattern;
     json_t *shares = json_array();
     for (size_t i = 0; i < N_THRESHOLDS; i++)
-        json_array_append_new(shares, json_pack("{s:f, s:f}", "threshold", thresholds[i], "share", share_of(in, thresholds[i])));
-    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:i, s:i, s:f, s:I, s:I, s:o, s:I}", "schema", "spkv-import", "version", 1,
-                             "input", in->options->input, "format", head_pattern_format_name(p->format), "n_layers",
+        json_array_append_new(shares, json_pack("{s:f, s:f}", "threshold", thresholds[i], "share",
+                                                share_of(in, thresholds[i])));
+    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:i, s:i, s:f, s:I, s:I, s:o, s:I}", "schema", "spkv-import", "version",
+                             1, "input", in->options->input, "format", head_pattern_format_name(p->format), "n_layers",
                              (int)p->n_layers, "n_kv_heads", (int)p->n_kv_heads, "mean", mean_of(in), "exactly_1",
-                             (json_int_t)head_pattern_count(p, 1, NULL), "clipped", (json_int_t)p->n_clipped, "shares", shares,
-                             "global_heads", (json_int_t)layout_n_global(in->layout));
+                             (json_int_t)head_pattern_count(p, 1, NULL), "clipped", (json_int_t)p->n_clipped, "shares",
+                             shares, "global_heads", (json_int_t)layout_n_global(in->layout));
     if (in->quantity)
         json_object_set_new(root, "comparison",
                             json_pack("{s:s, s:s, s:I, s:o, s:I, s:o}", "against", in->options->against, "quantity",
@@ -324,8 +327,9 @@ int cmd_import(int argc, char **argv) {
         "FILE|DIR",
         "Reads how much context heads need by another tool, says what it is, draws it, compares it, and makes a layout of "
         "it.\v"
-        "duo-attention: full_attention_heads.tsv, with config.json beside it; wg-kv: SPARSITY_retain_ratio.tsv; wg-kv-log: the "
-        "table of --dump_global_lengths; kvpress: a JSON list of compression ratios, one a layer; layer-types: a config.json. "
+        "duo-attention: full_attention_heads.tsv, with config.json beside it; wg-kv: SPARSITY_retain_ratio.tsv; wg-kv-log: "
+        "the table of --dump_global_lengths; kvpress: a JSON list of compression ratios, one a layer; layer-types: a "
+        "config.json. "
         "Values are 1 for a head that needs everything. Ties go to the lower layer, then the lower head.",
         NULL,
         NULL,

@@ -47,7 +47,8 @@ static int take_run(const char *path, struct head_values *out, struct err *err) 
     if (rc == OK && measure.kind == HEAD_MEASURE_NONE)
         rc = err_set(err, ERR_INPUT, path, "records neither gates nor attention: heads have no number");
     if (rc == OK) {
-        *out = (struct head_values){(uint32_t)measure.n_layers, (uint32_t)measure.n_kv_heads, measure.value, measure.name, 0};
+        *out = (struct head_values){(uint32_t)measure.n_layers, (uint32_t)measure.n_kv_heads, measure.value, measure.name,
+                                    0};
         measure.value = NULL;
     }
     head_measure_free(&measure);

@@ -317,8 +317,8 @@ static void test_config(void **state) {
     assert_true(json_is_null(json_object_get(c, "pad_token_id")));
     assert_true(json_real_value(json_object_get(c, "rope_theta")) == 500);
     json_decref(c);
-    c = patch("{'model_type': 'qwen3', 'num_hidden_layers': 5, 'num_attention_heads': 4, 'use_sliding_window': false}", layers,
-              notes, &err);
+    c = patch("{'model_type': 'qwen3', 'num_hidden_layers': 5, 'num_attention_heads': 4, 'use_sliding_window': false}",
+              layers, notes, &err);
     must(err.code, &err);
     assert_true(json_is_true(json_object_get(c, "use_sliding_window")));
     assert_string_equal(string_of(c, "model_type"), "qwen3");
@@ -413,8 +413,10 @@ static const struct hostile hostile[] = {
     {"{\"compression_ratios\": 3}", HEAD_PATTERN_N_FORMATS, "compression_ratios"},
     {"{\"model_type\": \"llama\"}", HEAD_PATTERN_N_FORMATS, "\"layer_types\" is missing"},
     {"{\"layer_types\": [\"full_attention\"], \"num_hidden_layers\": 2000000000}", HEAD_PATTERN_N_FORMATS, "1 entries"},
-    {"{\"layer_types\": [\"full_attention\"], \"num_key_value_heads\": 2000000000}", HEAD_PATTERN_N_FORMATS, "num_key_value"},
-    {"{\"layer_types\": [\"full_attention\"], \"num_attention_heads\": 1000000}", HEAD_PATTERN_N_FORMATS, "1000000 KV heads"},
+    {"{\"layer_types\": [\"full_attention\"], \"num_key_value_heads\": 2000000000}", HEAD_PATTERN_N_FORMATS,
+     "num_key_value"},
+    {"{\"layer_types\": [\"full_attention\"], \"num_attention_heads\": 1000000}", HEAD_PATTERN_N_FORMATS,
+     "1000000 KV heads"},
     {"{\"layer_types\": [3]}", HEAD_PATTERN_N_FORMATS, "\"layer_types\"[0]"},
     {"{\"layer_types\": []}", HEAD_PATTERN_N_FORMATS, "0 layers"},
     {"{\"layer_types\": [\"full_attention\"], \"sliding_window\": -4}", HEAD_PATTERN_N_FORMATS, "sliding_window"},
@@ -502,8 +504,8 @@ static void test_published(void **state) {
         print_message("SKIP: ../shared/data/head-patterns is not there\n");
         skip();
     }
-    must(head_pattern_read("../shared/data/head-patterns/duo-attention/Meta-Llama-3.1-8B-Instruct", HEAD_PATTERN_N_FORMATS, 0,
-                           &p, &err), &err);
+    must(head_pattern_read("../shared/data/head-patterns/duo-attention/Meta-Llama-3.1-8B-Instruct", HEAD_PATTERN_N_FORMATS,
+                           0, &p, &err), &err);
     assert_true(p.format == HEAD_PATTERN_DUO_ATTENTION && p.n_layers == 32 && p.n_kv_heads == 8);
     assert_true(p.window == 256 && p.sinks == 128 && p.n_clipped == 0);
     for (size_t i = 0; i < 256; i++)
