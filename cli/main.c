@@ -18,6 +18,7 @@ static const struct command commands[] = {
     {"show", cmd_show, "summary of a run file in the terminal"},
     {"report", cmd_report, "heatmaps, figures, tables and a page from run files"},
     {"recommend", cmd_recommend, "hybrid local-global layouts from a run file"},
+    {"verify", cmd_verify, "measure layouts beside full attention, the window and SP-KV"},
     {"generate", cmd_generate, "continue a prompt"},
     {"info", cmd_info, "what a checkpoint is and what it needs"},
     {"train", cmd_train, "make SP-KV models: pretrain, adapt, resume"},
