@@ -80,6 +80,9 @@ int h5_write_strings(hid_t group, const char *name, const char *long_name, const
 int h5_read_strings(hid_t group, const char *name, char ***out, size_t *n, struct h5_place place, struct err *err);
 void h5_free_strings(char **text, size_t n);
 
+/* Opens every object and attribute of a file, whether anything reads it or not: ERR_INPUT naming the first damaged one. */
+int h5_visit(const char *path, struct err *err);
+
 /* Bytes of the file behind an id. */
 uint64_t h5_file_bytes(hid_t file);
 

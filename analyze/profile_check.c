@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analyze/h5.h"
 #include "analyze/profile_set.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -290,6 +291,15 @@ static int check_sums(struct check *c, struct err *err) {
     return rc == OK ? check_sum(c, PROFILE_ATTENTION_DISTANCE, c->queries, err) : rc;
 }
 
+/* What no counter needs, but other readers do. */
+static int check_objects(struct check *c, struct err *err) {
+    int rc = OK;
+    for (size_t i = 0; rc == OK && i < c->profile->n_parts; i++)
+        if (h5_visit(c->profile->parts[i].path, err) != OK)
+            rc = take(c, err);
+    return rc;
+}
+
 static void check_whole(struct check *c) {
     const struct profile_meta *meta = profile_meta(c->profile);
     struct err err = {0};
@@ -308,6 +318,8 @@ static int check_profile(struct check *c, struct err *err) {
                       !(c->queries = mem_alloc(n, sizeof *c->queries, "sums", err)))))
         rc = ERR_MEMORY;
     check_whole(c);
+    if (rc == OK)
+        rc = check_objects(c, err);
     if (rc == OK)
         rc = check_rows(c, err);
     if (rc == OK)

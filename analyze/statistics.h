@@ -30,9 +30,25 @@ double head_mean_utility(const struct head_sums *s);       /* utility_sum / n_sc
 double head_far_attention(const struct head_sums *s);      /* far_sum / attention_queries */
 double head_sink_attention(const struct head_sums *s);     /* sink_sum / attention_queries */
 
+/* The same as numerator and denominator, for what adds up before it divides. */
+enum head_ratio { RATIO_GATE_DENSITY, RATIO_LONG_DENSITY, RATIO_KV_FRACTION, RATIO_READ_FRACTION, RATIO_FAR_ATTENTION };
+double head_ratio_part(const struct head_sums *s, enum head_ratio ratio);
+double head_ratio_whole(const struct head_sums *s, enum head_ratio ratio);
+
+/* Over documents: sum of part^2 / whole of a ratio, which with the sums gives the variance of the documents' ratios, each
+ * weighted by its whole. */
+struct head_squares {
+    double density, far;        /* of head_long_density and head_far_attention */
+};
+
+/* Pieces of one document are not independent, so whatever resamples does it with documents. They are kept as cells: one a
+ * document, or, in a run of more documents than cells, document number i (counted in the run's order) in cell i mod the
+ * number of cells. */
+enum { STATISTICS_MAX_CELLS = 256 };
+
 struct statistics {
     size_t n_layers, n_kv_heads, n_sequences;
-    uint64_t n_tokens, n_predicted, n_argmax;
+    uint64_t n_documents, n_tokens, n_predicted, n_argmax;
     uint64_t n_answers, n_exact;                           /* sequences of which only some tokens were predicted, a prompt and
                                                               its answer; those of them with every prediction right */
     double nll_sum;                                        /* nat */
@@ -42,11 +58,19 @@ struct statistics {
     struct head_sums *heads;                               /* (n_layers, n_kv_heads) */
     struct head_sums *layers;                              /* (n_layers) */
     struct head_sums total;
+    struct head_squares *squares;                          /* (n_layers, n_kv_heads) */
+    size_t n_cells, max_cells;                             /* in use; STATISTICS_MAX_CELLS, less for very many heads */
+    struct head_sums *cells;                               /* (max_cells, n_layers, n_kv_heads) */
     bool *sliding;                                         /* (n_layers) the model's own sliding layer */
 };
 
-/* Streams over the file in blocks. corpus < 0: all; else only sequences of that corpus. */
+/* Streams over the file in blocks: memory does not grow with it. corpus < 0: all; else only sequences of that corpus.
+ * ERR_INPUT when the pieces of a document do not follow one another. */
 int statistics_compute(struct profile *profile, int corpus, struct statistics *out, struct err *err);
+
+/* Adds the documents of another run of the same model behind those of `to`: ERR_INPUT naming `where` when its shape, its
+ * sliding layers or what it recorded differ. */
+int statistics_join(struct statistics *to, const struct statistics *from, const char *where, struct err *err);
 void statistics_free(struct statistics *statistics); /* legal on a zeroed struct */
 
 double statistics_nll(const struct statistics *s);    /* nat per predicted token */

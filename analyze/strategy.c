@@ -14,6 +14,8 @@ static const struct strategy strategies[] = {
     {.kind = STRATEGY_INTERLEAVED, .name = "interleaved-b", .period = 4, .phase = 3, .force_last = true},
     {.kind = STRATEGY_RANDOM_HEADS, .name = "random"},
     {.kind = STRATEGY_DENSEST_LAYERS, .name = "densest-layers"},
+    {.kind = STRATEGY_MINIMUM_HEADS, .name = "densest-minimum", .least = 1},
+    {.kind = STRATEGY_EVEN_HEADS, .name = "densest-even"},
     {.kind = STRATEGY_DENSEST_HEADS, .name = "densest-heads"},
 };
 
@@ -27,6 +29,10 @@ const struct strategy *strategy_find(const char *name) {
         if (strcmp(strategies[i].name, name) == 0)
             return &strategies[i];
     return NULL;
+}
+
+bool strategy_is_ranking(const struct strategy *strategy) {
+    return strategy->kind != STRATEGY_INTERLEAVED && strategy->kind != STRATEGY_RANDOM_HEADS;
 }
 
 /* Something that is ranked: larger score first, then the lower index. */
@@ -54,6 +60,13 @@ struct choice {
 static void note(struct choice *c, size_t layer, const char *what) {
     struct str text = {0};
     str_printf(&text, "layer %zu: %s", layer, what);
+    json_array_append_new(c->changes, json_string(str_text(&text)));
+    str_free(&text);
+}
+
+static void note_minimum(struct choice *c, size_t least) {
+    struct str text = {0};
+    str_printf(&text, "minimum per layer lowered from %u to %zu", c->strategy->least, least);
     json_array_append_new(c->changes, json_string(str_text(&text)));
     str_free(&text);
 }
@@ -170,6 +183,37 @@ static void choose_pattern(struct choice *c, struct ranked *list) {
         }
 }
 
+static size_t n_in_layer(const struct layout *layout, size_t layer) {
+    size_t n = 0;
+    for (size_t k = 0; k < layout->n_kv_heads; k++)
+        n += layout_head(layout, layer, k) == HEAD_GLOBAL;
+    return n;
+}
+
+/* Heads in the order of the ranking while their layer has fewer than `most` and the budget lasts. */
+static void take_heads_up_to(struct choice *c, const struct ranked *ranked, size_t n, size_t most) {
+    size_t left = c->n_global - layout_n_global(c->layout);
+    for (size_t i = 0; i < n && left > 0; i++) {
+        uint8_t *head = &c->layout->heads[ranked[i].index];
+        if (*head == HEAD_GLOBAL || n_in_layer(c->layout, ranked[i].index / c->layout->n_kv_heads) >= most)
+            continue;
+        *head = HEAD_GLOBAL;
+        left--;
+    }
+}
+
+static void choose_spread(struct choice *c, struct ranked *ranked) {
+    size_t n = rank_heads(c, ranked), kv = c->input->n_kv_heads, layers = n / kv;
+    size_t share = layers ? c->n_global / layers : 0, least = share;
+    if (c->strategy->kind == STRATEGY_MINIMUM_HEADS) {
+        least = c->strategy->least < share ? c->strategy->least : share;
+        if (least < c->strategy->least && least < kv)
+            note_minimum(c, least);
+    }
+    take_heads_up_to(c, ranked, n, least);
+    take_heads_up_to(c, ranked, n, c->strategy->kind == STRATEGY_EVEN_HEADS ? share + 1 : kv);
+}
+
 static int choose(struct choice *c, struct err *err) {
     size_t n_heads = (size_t)c->input->n_layers * c->input->n_kv_heads;
     struct ranked *ranked = mem_alloc(n_heads + 1, sizeof *ranked, "a ranking", err);
@@ -178,6 +222,8 @@ static int choose(struct choice *c, struct err *err) {
     switch (c->strategy->kind) {
     case STRATEGY_INTERLEAVED: choose_pattern(c, ranked); break;
     case STRATEGY_DENSEST_LAYERS: take_layers(c, ranked, rank_layers(c, ranked), true); break;
+    case STRATEGY_MINIMUM_HEADS:
+    case STRATEGY_EVEN_HEADS: choose_spread(c, ranked); break;
     case STRATEGY_RANDOM_HEADS:
     case STRATEGY_DENSEST_HEADS:
         rank_heads(c, ranked);
@@ -198,6 +244,8 @@ static int describe(struct choice *c, struct err *err) {
         json_object_set_new(made_by, "phase", json_integer(s->phase));
         json_object_set_new(made_by, "force_last", json_boolean(s->force_last));
     }
+    if (s->kind == STRATEGY_MINIMUM_HEADS)
+        json_object_set_new(made_by, "least", json_integer(s->least));
     if (s->kind == STRATEGY_RANDOM_HEADS)
         json_object_set_new(made_by, "seed", json_integer((json_int_t)s->seed));
     c->layout->made_by = made_by;

@@ -6,12 +6,18 @@
 
 #include "base/file.h"
 
-int json_parse_object(const char *text, size_t n, const char *where, json_t **out, struct err *err) {
+int json_parse(const char *text, size_t n, const char *where, json_t **out, struct err *err) {
     json_error_t problem;
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, &problem);
-    if (!*out)
-        return err_set(err, ERR_INPUT, where, "line %d, byte %d: not valid JSON: %s", problem.line, problem.position,
-                       problem.text);
+    return *out ? OK
+                : err_set(err, ERR_INPUT, where, "line %d, byte %d: not valid JSON: %s", problem.line, problem.position,
+                          problem.text);
+}
+
+int json_parse_object(const char *text, size_t n, const char *where, json_t **out, struct err *err) {
+    int rc = json_parse(text, n, where, out, err);
+    if (rc != OK)
+        return rc;
     if (!json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;

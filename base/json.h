@@ -10,8 +10,10 @@
 
 #include "base/err.h"
 
-/* Parses a whole document, which must be an object. `where` is put into errors, with the line. Release with
- * json_decref(). */
+/* Parses a whole document. `where` is put into errors, with the line. Release with json_decref(). */
+int json_parse(const char *text, size_t n, const char *where, json_t **out, struct err *err);
+
+/* The same for a document that must be an object. */
 int json_parse_object(const char *text, size_t n, const char *where, json_t **out, struct err *err);
 int json_read_object(const char *path, size_t max_bytes, json_t **out, struct err *err);
 

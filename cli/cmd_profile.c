@@ -6,6 +6,8 @@
 
 #include "analyze/profile_meta.h"
 #include "base/clock.h"
+#include "base/rank.h"
+#include "base/str.h"
 #include "cli/cli.h"
 #include "cli/run_corpus.h"
 #include "cli/run_options.h"
@@ -176,6 +178,26 @@ static int profile(struct profile_options *o, const char *command, struct err *e
     return rc;
 }
 
+/* Without --shard, one of several processes runs its part into a file of its own, whose name goes into `own`. */
+static int take_part(struct profile_options *o, struct str *own, struct err *err) {
+    struct rank rank;
+    if (o->corpus.shard_given)
+        return OK;
+    int rc = rank_find(getenv, &rank, err);
+    if (rc != OK || rank.size == 1)
+        return rc;
+    rank_put_name(o->output, rank.rank, rank.size, own);
+    if (own->failed)
+        return err_memory(err, "a path", own->len);
+    cli_note(o->run.quiet, "shard %d of %d (%s) goes into %s; spkv merge joins them, --shard 0/1 runs everything here",
+             rank.rank, rank.size, rank.source, own->data);
+    o->output = own->data;
+    o->corpus.shard = rank.rank;
+    o->corpus.n_shards = rank.size;
+    o->corpus.shard_given = true;
+    return OK;
+}
+
 int cmd_profile(int argc, char **argv) {
     static const struct argp_child children[] = {{&run_options_argp, 0, "Model and policy:", 5},
                                                  {&corpus_options_argp, 0, "Corpus and run:", 6}, {0}};
@@ -184,12 +206,15 @@ int cmd_profile(int argc, char **argv) {
                                      "MODEL CORPUS...",
                                      "Runs corpora (.txt, .jsonl, each also .gz or .zst, directories, - for standard input) "
                                      "through a model and records, per "
-                                     "layer and KV head, what its cache keeps.",
+                                     "layer and KV head, what its cache keeps.\v"
+                                     "Started as several processes (mpirun, srun, an array of Slurm) each one runs its shard "
+                                     "into a file of its own: run.h5 becomes run.0-of-4.h5 and so on, which spkv merge joins.",
                                      children,
                                      NULL,
                                      NULL};
     struct profile_options *o = calloc(1, sizeof *o);
     struct err err = {0};
+    struct str own = {0};
     char *command = cli_command_line(argc, argv);
     if (!o || !command) {
         err_memory(&err, "options", sizeof *o);
@@ -197,8 +222,10 @@ int cmd_profile(int argc, char **argv) {
         o->run = run_options_default();
         o->corpus.corpora = o->corpora;
         argp_parse(&argp, argc, argv, 0, NULL, o);
-        profile(o, command, &err);
+        if (take_part(o, &own, &err) == OK)
+            profile(o, command, &err);
     }
+    str_free(&own);
     free(command);
     free(o);
     return cli_report(&err);

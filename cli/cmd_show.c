@@ -6,18 +6,21 @@
 #include "analyze/profile.h"
 #include "base/str.h"
 #include "cli/cli.h"
+#include "cli/head_difference.h"
 #include "reports/terminal.h"
 
 struct show_options {
-    const char *path;
+    const char *path, *other; /* other: what it is compared with, NULL = nothing */
     bool json, map;
+    size_t n_top;
 };
 
-enum { KEY_JSON = 0x100, KEY_HEATMAP };
+enum { KEY_JSON = 0x100, KEY_HEATMAP, KEY_TOP };
 
 static const struct argp_option argp_options[] = {
     {"json", KEY_JSON, NULL, 0, "the same numbers as one JSON object", 0},
     {"heatmap", KEY_HEATMAP, NULL, 0, "draw the map of layers and KV heads even where there is no colour", 0},
+    {"top", KEY_TOP, "N", 0, "of two: how many of the largest heads are compared (a quarter)", 0},
     {0},
 };
 
@@ -27,10 +30,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_JSON: o->json = true; break;
     case KEY_HEATMAP: o->map = true; break;
     case ARGP_KEY_ARG:
-        if (o->path)
-            argp_error(state, "one run file, please");
-        o->path = arg;
+        if (o->other)
+            argp_error(state, "one run file, or two to compare");
+        *(o->path ? &o->other : &o->path) = arg;
         break;
+    case KEY_TOP: o->n_top = (size_t)cli_parse_int(state, "top", arg, 1, INT32_MAX); break;
     case ARGP_KEY_NO_ARGS: argp_error(state, "which run file?"); break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -39,8 +43,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 static const struct argp parser = {argp_options,
                                    parse,
-                                   "RUN.h5",
-                                   "Show what a run recorded: loss, densities by layer and head, cache bytes.\v"
+                                   "RUN.h5 [OTHER]",
+                                   "Show what a run recorded: loss, densities by layer and head, cache bytes. Of two: how "
+                                   "their heads differ (OTHER may be a layout or a pattern of another tool too).\v"
                                    "RUN.h5.part, the directory of a run that is going on or was interrupted, is shown as "
                                    "far as it is closed. With colour (a "
                                    "terminal, TERM not dumb, NO_COLOR not set) the map of layers and KV heads is drawn too.",
@@ -78,14 +83,36 @@ static int print_text(const struct run *run, const struct show_options *o, struc
     return rc;
 }
 
+static int compare(const struct show_options *o, struct err *err) {
+    struct head_difference difference;
+    struct str text = {0};
+    json_t *root = NULL;
+    int rc = head_difference_read(o->path, o->other, o->n_top, &difference, err);
+    if (rc == OK && o->json) {
+        if (!(root = head_difference_json(&difference)))
+            rc = err_memory(err, "the JSON object", 0);
+        else if (json_dumpf(root, stdout, JSON_INDENT(1)) == 0)
+            putchar('\n');
+    } else if (rc == OK) {
+        head_difference_put(&difference, &text);
+        fputs(str_text(&text), stdout);
+    }
+    json_decref(root);
+    str_free(&text);
+    head_difference_free(&difference);
+    return rc == OK ? cli_finish_stdout(err) : rc;
+}
+
 int cmd_show(int argc, char **argv) {
     struct show_options o = {0};
     struct profile *profile = NULL;
     struct run run = {0};
     struct err err = {0};
     argp_parse(&parser, argc, argv, 0, NULL, &o);
-    if (cli_check_run_path(o.path, &err) == OK && profile_open(o.path, &profile, &err) == OK &&
-        run_load(profile, &run, &err) == OK && (o.json ? print_json(&run, &err) : print_text(&run, &o, &err)) == OK)
+    if (o.other)
+        compare(&o, &err);
+    else if (profile_open(o.path, &profile, &err) == OK && run_load(profile, &run, &err) == OK &&
+        (o.json ? print_json(&run, &err) : print_text(&run, &o, &err)) == OK)
         cli_finish_stdout(&err);
     run_free(&run);
     profile_close(profile);

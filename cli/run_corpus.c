@@ -38,7 +38,7 @@ static const struct argp_option argp_options[] = {
     {"field", KEY_FIELD, "NAME", 0, "JSON Lines: the field that holds the text (found from the first row)", 20},
     {"split-blank", KEY_SPLIT, NULL, 0, "a blank line ends a document of a text file", 20},
     {"stdin-jsonl", KEY_STDIN_JSONL, NULL, 0, "standard input (-) is JSON Lines", 20},
-    {"shard", KEY_SHARD, "I/N", 0, "run part I (from 0) of N; join the parts with spkv merge", 21},
+    {"shard", KEY_SHARD, "I/N", 0, "run part I (from 0) of N; join the parts with spkv merge (found under mpirun and srun)", 21},
     {"resume", KEY_RESUME, NULL, 0, "go on with an interrupted run", 21},
     {"force", KEY_FORCE, NULL, 0, "replace an existing result", 21},
     {0},

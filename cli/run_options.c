@@ -75,6 +75,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 const struct argp run_options_argp = {argp_options, parse, NULL, NULL, NULL, NULL, NULL};
+const struct argp run_model_argp = {argp_options + 1, parse, NULL, NULL, NULL, NULL, NULL}; /* --policy stands first */
 
 struct run_options_cli run_options_default(void) {
     return (struct run_options_cli){

@@ -28,6 +28,7 @@ struct run_options_cli {
 
 /* An argp child that fills a struct run_options_cli given as its input. */
 extern const struct argp run_options_argp;
+extern const struct argp run_model_argp; /* the same without --policy, for commands that take several */
 
 struct run_options_cli run_options_default(void);
 

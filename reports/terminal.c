@@ -237,15 +237,14 @@ static void put_head_numbers(size_t n, int cell, struct str *out) {
 }
 
 /* Two layers a line: the upper half of each character is one, the lower half the next. */
-static void put_color_map(const struct run *run, const struct run_quantity *q, int cell, const struct terminal_options *o,
-                          struct str *out) {
-    const struct statistics *s = &run->statistics;
-    for (size_t l = 0; l < s->n_layers; l += 2) {
+static void put_color_map(const struct terminal_map *map, int cell, const struct terminal_options *o, struct str *out) {
+    for (size_t l = 0; l < map->n_layers; l += 2) {
+        const double *row = map->values + l * map->n_kv_heads;
         str_printf(out, "  %3zu ", l);
-        for (size_t k = 0; k < s->n_kv_heads; k++) {
-            put_color(map_color(q->ratio(run_head(run, l, k))), false, o, out);
-            if (l + 1 < s->n_layers)
-                put_color(map_color(q->ratio(run_head(run, l + 1, k))), true, o, out);
+        for (size_t k = 0; k < map->n_kv_heads; k++) {
+            put_color(map_color(row[k]), false, o, out);
+            if (l + 1 < map->n_layers)
+                put_color(map_color(row[map->n_kv_heads + k]), true, o, out);
             for (int i = 0; i < cell; i++)
                 str_puts(out, "\xe2\x96\x80");
             put_plain(out);
@@ -271,12 +270,11 @@ static char ramp_mark(double x) {
     return ramp[i < n ? i : n - 1];
 }
 
-static void put_ascii_map(const struct run *run, const struct run_quantity *q, int cell, struct str *out) {
-    const struct statistics *s = &run->statistics;
-    for (size_t l = 0; l < s->n_layers; l++) {
+static void put_ascii_map(const struct terminal_map *map, int cell, struct str *out) {
+    for (size_t l = 0; l < map->n_layers; l++) {
         str_printf(out, "  %3zu |", l);
-        for (size_t k = 0; k < s->n_kv_heads; k++) {
-            double x = q->ratio(run_head(run, l, k));
+        for (size_t k = 0; k < map->n_kv_heads; k++) {
+            double x = map->values[l * map->n_kv_heads + k];
             for (int i = 0; i < cell; i++)
                 str_putc(out, isnan(x) ? '/' : ramp_mark(x));
         }
@@ -285,14 +283,26 @@ static void put_ascii_map(const struct run *run, const struct run_quantity *q, i
     str_printf(out, "      0 \"%s\" 1, a tenth each;  / no value\n", ramp);
 }
 
-static void put_map(const struct run *run, const struct run_quantity *q, const struct terminal_options *o, struct str *out) {
-    int cell = 7 + 2 * (int)run->statistics.n_kv_heads <= (o->width < 40 ? 40 : o->width) ? 2 : 1;
-    str_printf(out, "\n%s by layer and KV head\n", q->quantity);
-    put_head_numbers(run->statistics.n_kv_heads, cell, out);
+void terminal_put_map(const struct terminal_map *map, const struct terminal_options *o, struct str *out) {
+    int cell = 7 + 2 * (int)map->n_kv_heads <= (o->width < 40 ? 40 : o->width) ? 2 : 1;
+    str_printf(out, "\n%s by layer and KV head\n", map->quantity);
+    put_head_numbers(map->n_kv_heads, cell, out);
     if (o->color)
-        put_color_map(run, q, cell, o, out);
+        put_color_map(map, cell, o, out);
     else
-        put_ascii_map(run, q, cell, out);
+        put_ascii_map(map, cell, out);
+}
+
+static void put_map(const struct run *run, const struct run_quantity *q, const struct terminal_options *o, struct str *out) {
+    const struct statistics *s = &run->statistics;
+    size_t n = s->n_layers * s->n_kv_heads;
+    double *values = mem_alloc(n, sizeof *values, "a map", NULL);
+    out->failed |= !values;
+    for (size_t i = 0; values && i < n; i++)
+        values[i] = q->ratio(&s->heads[i]);
+    if (values)
+        terminal_put_map(&(struct terminal_map){q->quantity, s->n_layers, s->n_kv_heads, values}, o, out);
+    free(values);
 }
 
 void terminal_put_run(const struct run *run, const struct terminal_options *options, struct str *out) {

@@ -17,6 +17,14 @@ struct terminal_options {
     int width; /* columns; at least 40 are used */
 };
 
+/* A map of numbers from 0 to 1, whatever they came from. */
+struct terminal_map {
+    const char *quantity;
+    size_t n_layers, n_kv_heads;
+    const double *values; /* (n_layers, n_kv_heads), NaN = no value */
+};
+void terminal_put_map(const struct terminal_map *map, const struct terminal_options *options, struct str *out);
+
 void terminal_put_run(const struct run *run, const struct terminal_options *options, struct str *out);
 
 /* The same numbers as one object: "schema": "spkv-show", "version": 1; missing values are null. A new reference, NULL when

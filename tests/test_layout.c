@@ -237,6 +237,43 @@ static void test_ties_and_missing(void **state) {
     layout_free(x);
 }
 
+/* A minimum a layer, and as even as the budget allows. */
+static void test_spread(void **state) {
+    (void)state;
+    double value[4 * 3] = {9, 8, 7, 6, 5, 4, 1, 2, 3, 0.5, NAN, 0.1};
+    struct strategy_input input = {.n_layers = 4, .n_kv_heads = 3, .value = value, .window = 4};
+    struct layout *x = apply_named("densest-minimum", &input, 6); /* one a layer: 9 6 3 0.5, then 8 7 */
+    assert_layers(x, "0 1/1 2/1 3/1");
+    assert_true(layout_head(x, 2, 2) == HEAD_GLOBAL && layout_head(x, 3, 0) == HEAD_GLOBAL && n_changes(x) == 0);
+    layout_free(x);
+    struct strategy two = *strategy_find("densest-minimum");
+    two.least = 2;
+    x = apply(&two, &input, 7); /* not enough for two: one a layer, then 8 7 5 */
+    assert_layers(x, "0 1/2 2/1 3/1");
+    assert_true(change_says(x, "lowered from 2 to 1"));
+    assert_int_equal(json_integer_value(json_object_get(x->made_by, "least")), 2);
+    layout_free(x);
+    x = apply(&two, &input, 8);
+    assert_layers(x, "0/2 1/2 2/2 3/2");
+    assert_true(layout_head(x, 3, 2) == HEAD_GLOBAL && layout_head(x, 3, 1) == HEAD_LOCAL); /* missing is 0 */
+    layout_free(x);
+    x = apply(&two, &input, 3); /* lowered to none: plain densest heads */
+    assert_layers(x, "0");
+    layout_free(x);
+    x = apply_named("densest-even", &input, 6); /* one a layer, a second one where it is densest: 8 and 5 */
+    assert_layers(x, "0/2 1/2 2/1 3/1");
+    layout_free(x);
+    x = apply_named("densest-even", &input, 12);
+    assert_layers(x, "0 1 2 3");
+    layout_free(x);
+    bool sliding[4] = {false, true, false, false};
+    input.sliding = sliding;
+    x = apply_named("densest-even", &input, 4);
+    assert_layers(x, "0/2 2/1 3/1");
+    layout_free(x);
+    assert_true(strategy_is_ranking(strategy_find("densest-even")) && !strategy_is_ranking(strategy_find("random")));
+}
+
 static void test_sliding(void **state) {
     (void)state;
     double value[6 * 2];
@@ -374,7 +411,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_coverages), cmocka_unit_test(test_random),  cmocka_unit_test(test_fit),
         cmocka_unit_test(test_ties_and_missing),    cmocka_unit_test(test_sliding), cmocka_unit_test(test_json),
-        cmocka_unit_test(test_bad_json),
+        cmocka_unit_test(test_bad_json),            cmocka_unit_test(test_spread),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
