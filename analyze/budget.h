@@ -23,9 +23,9 @@ struct budget {
     const struct cost_model *cost; /* of BUDGET_DECODE_TIME */
 };
 
-/* The most global heads within the budget, whichever they are: with windows of their own the heads that cost most are counted.
- * local: all heads local, with their windows. ERR_INPUT when windows alone exceed the budget, ERR_USAGE when more heads are asked
- * for than the model has. */
+/* The most global heads within the budget, whichever they are: with windows of their own the heads that cost most are
+ * counted. local: all heads local, with their windows. ERR_INPUT when windows alone exceed the budget, ERR_USAGE when more
+ * heads are asked for than the model has. */
 int budget_heads(const struct budget *budget, const struct layout *local, uint32_t head_dim, uint32_t element_bytes,
                  const uint32_t *sliding_window, size_t *n_global, struct err *err);
 

@@ -42,7 +42,8 @@ static int read_field(struct reader *r, bool *last, struct err *err) {
             break;
         }
         if (n + 1 == MAX_FIELD || *r->at == '\0' || *r->at == '\n')
-            return bad_line(r, err, *r->at == '\n' ? "a quoted field is not closed" : "no CSV: a field of 4096 or a zero byte");
+            return bad_line(r, err, *r->at == '\n' ? "a quoted field is not closed"
+                                                   : "no CSV: a field of 4096 or a zero byte");
         r->field[n++] = *r->at;
     }
     r->field[n] = '\0';
@@ -74,7 +75,7 @@ static int read_header(struct reader *r, struct err *err) {
     }
     for (int i = 0; i < N_COLUMNS; i++)
         if (r->place[i] == SIZE_MAX)
-            return err_set(err, ERR_INPUT, r->where, "has no column \"%s\" in its first line: is it what spkv bench printed?",
+            return err_set(err, ERR_INPUT, r->where, "has no column \"%s\" in its first line: did spkv bench print it?",
                            column_names[i]);
     return OK;
 }

@@ -150,7 +150,8 @@ static int add_rankings(struct maker *m, struct err *err) {
 static int find_budget(const struct maker *m, struct err *err) {
     const struct recommendation_input *in = m->input;
     struct layout *local;
-    int rc = layout_create(in->meta->n_layers, in->meta->n_kv_heads, in->measure->sliding, in->window, in->sinks, &local, err);
+    int rc = layout_create(in->meta->n_layers, in->meta->n_kv_heads, in->measure->sliding, in->window, in->sinks, &local,
+                           err);
     if (rc != OK)
         return rc;
     if ((rc = give_windows(m, local, err)) == OK) {

@@ -1,5 +1,5 @@
-/* recommendation.h - candidate layouts under one budget, side by side: what each covers of the heads' density, what it costs,
- * what is lost when only whole layers can be global, and how far the choice rests on the documents that were profiled. */
+/* recommendation.h - candidate layouts under one budget, side by side: what each covers of the heads' density, what it
+ * costs, what is lost when only whole layers can be global, and how far the choice rests on the documents profiled. */
 #ifndef SPKV_ANALYZE_RECOMMENDATION_H
 #define SPKV_ANALYZE_RECOMMENDATION_H
 
@@ -64,8 +64,8 @@ int recommendation_compute(const struct recommendation_input *input, struct reco
 
 /* One more row, which becomes the chosen one, with a layout that was made elsewhere under the same budget; takes the layout
  * over, on failure too. */
-int recommendation_add(const struct recommendation_input *input, struct layout *layout, struct recommendation *recommendation,
-                       struct err *err);
+int recommendation_add(const struct recommendation_input *input, struct layout *layout,
+                       struct recommendation *recommendation, struct err *err);
 void recommendation_free(struct recommendation *recommendation); /* legal on a zeroed struct */
 
 /* Names of all rows that an input can have, "interleaved" and rankings included; NULL-terminated. */

@@ -199,8 +199,8 @@ static int enter_document(struct pass *p, uint64_t document, struct err *err) {
     if (p->s.n_documents > 0 && document == p->document)
         return OK;
     if (p->s.n_documents > 0 && document < p->document)
-        return err_set(err, ERR_INPUT, p->path, "sequence_document: document %llu follows document %llu, but the pieces of a "
-                       "document must follow one another, in ascending order", (unsigned long long)document,
+        return err_set(err, ERR_INPUT, p->path, "sequence_document: document %llu follows document %llu, but the pieces "
+                       "of a document must follow one another, in ascending order", (unsigned long long)document,
                        (unsigned long long)p->document);
     if (p->s.n_documents > 0)
         end_document(p);

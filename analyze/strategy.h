@@ -1,6 +1,6 @@
 /* strategy.h - chooses the global heads of a layout under a common budget (arXiv 2605.14037, section 4, strategies A to D;
- * densest layers and the spread ones are ours). Far attention, static gates and imported patterns are densest heads of another
- * matrix. */
+ * densest layers and the spread ones are ours). Far attention, static gates and imported patterns are densest heads of
+ * another matrix. */
 #ifndef SPKV_ANALYZE_STRATEGY_H
 #define SPKV_ANALYZE_STRATEGY_H
 

@@ -35,8 +35,8 @@ static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "Budget (one of them; default --share 0.25):", 1},
     {"heads", KEY_HEADS, "N", 0, "KV heads that stay global", 1},
     {"share", KEY_SHARE, "X", 0, "the same as a share of the heads that can be global", 1},
-    {"kv-share", KEY_KV_SHARE, "X", 0, "share of the bytes of K and V that a sequence of the first context length takes with "
-     "all heads global", 1},
+    {"kv-share", KEY_KV_SHARE, "X", 0, "share of the bytes of K and V that a sequence of the first context length takes "
+     "with all heads global", 1},
     {"kv-bytes", KEY_KV_BYTES, "N", 0, "those bytes", 1},
     {"decode-ms", KEY_DECODE_MS, "X", 0, "milliseconds of a decode step at the first context length; needs --bench", 1},
     {"bench", KEY_BENCH, "FILE.csv", 0, "rows of spkv bench, of which the decode rows say what bytes of cache cost", 1},
@@ -326,7 +326,7 @@ static int print_json(const struct command *c, struct err *err) {
     return OK;
 }
 
-/* The chosen layout, made better by measurement, is one more row, and what is written. The verdict stays that of the start. */
+/* The chosen layout, made better by measurement, is one more row, and is written. The verdict stays that of the start. */
 static int refine_chosen(struct command *c, struct err *err) {
     struct layout *layout;
     int rc = refine_layout(&c->options->refine, c->result.rows[c->result.chosen].layout, &layout, &c->refined, err);

@@ -29,8 +29,8 @@ static int check_same(const struct profile *first, const struct profile *other, 
         return err_set(err, ERR_INPUT, path, "does not go with %s: %u layers x %u KV heads here and %u x %u there", name,
                        b->n_layers, b->n_kv_heads, a->n_layers, a->n_kv_heads);
     if (*a->base_model_hash && *b->base_model_hash && strcmp(a->base_model_hash, b->base_model_hash) != 0)
-        return err_set(err, ERR_INPUT, path, "does not go with %s: base_model_hash is %s here and %s there\n(profile the same "
-                       "checkpoint, under --policy full --record attention for its attention)", name, b->base_model_hash,
+        return err_set(err, ERR_INPUT, path, "does not go with %s: base_model_hash is %s here and %s there\n(profile the "
+                       "same checkpoint, under --policy full --record attention for its attention)", name, b->base_model_hash,
                        a->base_model_hash);
     if (!policy)
         return OK;

@@ -76,7 +76,8 @@ void recommend_put_table(const struct recommend_view *v, struct str *out) {
         for (size_t c = 0; c < in->n_contexts; c++)
             put_bytes(out, kv_bytes(v, row->layout, in->contexts[c]));
         if (in->budget.cost)
-            str_printf(out, " %8.2f ms", 1e3 * cost_model_step(in->budget.cost, kv_bytes(v, row->layout, in->budget.context)));
+            str_printf(out, " %8.2f ms",
+                       1e3 * cost_model_step(in->budget.cost, kv_bytes(v, row->layout, in->budget.context)));
         put_notes(row, out);
         str_putc(out, '\n');
     }
@@ -130,8 +131,8 @@ static void put_stability(const struct recommend_view *v, struct str *out) {
                    s->n_chosen ? "there is only one" : "none are chosen");
         return;
     }
-    str_printf(out, "%s: %zu of %zu chosen heads (%.0f %%) are chosen in at least %.0f %% of %zu resamples of the documents; "
-               "the layouts of the two halves share %.0f %%.\n", name, s->n_stable, s->n_chosen,
+    str_printf(out, "%s: %zu of %zu chosen heads (%.0f %%) are chosen in at least %.0f %% of %zu resamples of the "
+               "documents; the layouts of the two halves share %.0f %%.\n", name, s->n_stable, s->n_chosen,
                100.0 * (double)s->n_stable / (double)s->n_chosen, 100 * STABILITY_SHARE, v->result->bootstrap.n_resamples,
                100 * s->halves_overlap);
     double more = recommend_more_tokens(v);

@@ -6,8 +6,8 @@
 #include "analyze/profile_meta.h"
 #include "base/err.h"
 
-/* Utilities (n_layers, n_kv_heads), sigmoid of the trained numbers, NaN in sliding layers, of a checkpoint directory that has
- * static gates; ERR_INPUT when it has none or does not fit the profiled model. *same_base: it is the same model without its
+/* Utilities (n_layers, n_kv_heads), sigmoid of the trained numbers, NaN in sliding layers, of a checkpoint directory that
+ * has static gates; ERR_INPUT when it has none or does not fit the profiled model. *same_base: it is the same model without its
  * gates. Free *out. */
 int static_gates_read(const char *dir, const struct profile_meta *meta, double **out, bool *same_base, struct err *err);
 
