@@ -111,8 +111,8 @@ int cmd_show(int argc, char **argv) {
     argp_parse(&parser, argc, argv, 0, NULL, &o);
     if (o.other)
         compare(&o, &err);
-    else if (profile_open(o.path, &profile, &err) == OK && run_load(profile, &run, &err) == OK &&
-        (o.json ? print_json(&run, &err) : print_text(&run, &o, &err)) == OK)
+    else if (cli_check_run_path(o.path, &err) == OK && profile_open(o.path, &profile, &err) == OK &&
+             run_load(profile, &run, &err) == OK && (o.json ? print_json(&run, &err) : print_text(&run, &o, &err)) == OK)
         cli_finish_stdout(&err);
     run_free(&run);
     profile_close(profile);

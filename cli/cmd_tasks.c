@@ -33,7 +33,8 @@ static const struct argp_option argp_options[] = {
      "what has to be remembered (mixed: facts, names, copy in turn)", 1},
     {"fillers", KEY_FILLERS, "N", 0, "sentences between the items and the question (8)", 1},
     {"queries", KEY_QUERIES, "N", 0,
-     "facts, names, pairs, notes: items asked for in a row, at most all of them; the completion begins with the first answer (1)", 1},
+     "facts, names, pairs, notes: items asked for in a row, at most all of them; the completion begins with the first "
+     "answer (1)", 1},
     {"words", KEY_WORDS, "N", 0, "pairs, series: different words, and numbers, to draw from, 2 to 128 (128; 90 numbers)", 1},
     {NULL, 0, NULL, 0, "palindrome", 2},
     {"instruction", KEY_INSTRUCTION, "N", 0, "tokens between the integers and their reversal (50)", 2},

@@ -10,8 +10,8 @@
  *
  * The part behind | is the completion. In pairs and series what repeats stands right behind what it repeats after, so that
  * copying is all it takes, and the invented words (128) and the numbers (90) can each be one token; of the first n_words of
- * both a very small model learns soon what looking up is, and can go on to more. In notes every subject has words of its own, so that no comparison within the text is needed: the easiest
- * of all. facts, names, pairs and notes can ask for several items; the completion then begins with the first answer. */
+ * both a very small model learns soon what looking up is, and can go on to more. In notes every subject has words of its own.
+ * facts, names, pairs and notes can ask for several items; the completion then begins with the first answer. */
 #ifndef SPKV_DATASETS_RECALL_H
 #define SPKV_DATASETS_RECALL_H
 

@@ -12,13 +12,13 @@ profile() { "$spkv" profile "$model" "$dir/corpus" --max-length 128 --batch 2 --
 expect 0 "nat/token" profile -o "$dir/run.h5"
 expect 0 "" "$spkv" recommend "$dir/run.h5" --heads 9 -o "$dir/layout.json"
 for format in duo-attention wg-kv kvpress layer-types; do
-    expect 0 "$format, 7 layers x 4 KV heads" "$spkv" export "$dir/layout.json" --format $format -o "$dir/out-$format"
+    expect 0 "$format, 7 layers x 3 KV heads" "$spkv" export "$dir/layout.json" --format $format -o "$dir/out-$format"
     expect 3 "exists" "$spkv" export "$dir/layout.json" --format $format -o "$dir/out-$format"
-    expect 0 "$format, 7 layers x 4 KV heads" "$spkv" import "$dir/out-$format" --kv-heads 4
+    expect 0 "$format, 7 layers x 3 KV heads" "$spkv" import "$dir/out-$format" --kv-heads 3
 done
 for format in duo-attention wg-kv wg-kv-log kvpress; do
-    expect 0 "$format, 7 layers x 4 KV heads" "$spkv" export "$dir/run.h5" --format $format -o "$dir/run-$format"
-    expect 0 "$format, 7 layers x 4 KV heads" "$spkv" import "$dir/run-$format" --kv-heads 4 --quiet
+    expect 0 "$format, 7 layers x 3 KV heads" "$spkv" export "$dir/run.h5" --format $format -o "$dir/run-$format"
+    expect 0 "$format, 7 layers x 3 KV heads" "$spkv" import "$dir/run-$format" --kv-heads 3 --quiet
 done
 expect 0 "rank correlation 1.000, of the top 9 heads 100.0 %" "$spkv" import "$dir/out-duo-attention" --model "$model" \
     --against "$dir/layout.json" -o "$dir/back.json"
@@ -48,7 +48,7 @@ expect 3 "bad.tsv:2: column 2" "$spkv" import "$dir/bad.tsv"
 printf '0.5,0.5\n0.5\n' >"$dir/bad.csv"
 expect 3 "bad.csv:2:" "$spkv" import "$dir/bad.csv"
 printf '[0.5,\n 0.5,\n oops]' >"$dir/bad.json"
-expect 3 "line 3" "$spkv" import "$dir/bad.json" --kv-heads 4
+expect 3 "line 3" "$spkv" import "$dir/bad.json" --kv-heads 3
 expect 3 "line 3" "$spkv" export "$dir/bad.json" --format wg-kv -o "$dir/x"
 printf '{"layer_types": ["full_attention"], "num_hidden_layers": 1000000000, "num_key_value_heads": 1000}' >"$dir/bomb.json"
 expect 3 "bomb.json" "$spkv" import "$dir/bomb.json"
@@ -58,7 +58,7 @@ head -c 3000 "$dir/run.h5" >"$dir/cut.h5"
 expect 3 "cut.h5" "$spkv" export "$dir/cut.h5" --format wg-kv -o "$dir/x"
 expect 3 "cut.h5" "$spkv" import "$dir/out-wg-kv" --against "$dir/cut.h5"
 expect 3 "has 7 x 2" "$spkv" import "$dir/out-kvpress" --kv-heads 2 --against "$dir/run.h5"
-expect 3 "the model 7 x 4" "$spkv" import "$dir/out-kvpress" --kv-heads 2 --model "$model"
+expect 3 "the model 7 x 3" "$spkv" import "$dir/out-kvpress" --kv-heads 2 --model "$model"
 expect 1 "nothing.tsv" "$spkv" import "$dir/nothing.tsv"
 
 # Seven shards, found as mpirun would say it; mixtures and holes are refused.

@@ -7,7 +7,7 @@ spkv=${SPKV:-build/spkv} model=${MODEL:-datasets/demo/model} kills=${KILLS:-4}
 
 cat >"$dir/config.json" <<'JSON'
 {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
- "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 1024, "max_position_embeddings": 128, "hidden_act": "silu",
+ "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 4096, "max_position_embeddings": 128, "hidden_act": "silu",
  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1}
 JSON
 cp "$model/tokenizer.json" "$dir/"
@@ -181,7 +181,7 @@ expect 3 "positions" adapt "$dir/x" --context-len 512
 head -c 100 "$dir/text.txt" >"$dir/short.txt"
 expect 3 "short.txt" "$spkv" train pretrain "$dir/config.json" "$dir/short.txt" $small -o "$dir/x"
 expect 1 "nothing.txt" "$spkv" train pretrain "$dir/config.json" "$dir/nothing.txt" $small -o "$dir/x"
-mkdir "$dir/foreign" && sed 's/"vocab_size": 1024/"vocab_size": 512/' "$dir/config.json" >"$dir/foreign/config.json"
+mkdir "$dir/foreign" && sed 's/"vocab_size": 4096/"vocab_size": 512/' "$dir/config.json" >"$dir/foreign/config.json"
 expect 3 "tokenizer.json" "$spkv" train pretrain "$dir/foreign" "$dir/text.txt" $small -o "$dir/x"
 expect 3 "vocab_size" "$spkv" train pretrain "$dir/foreign" "$dir/text.txt" --tokenizer "$model/tokenizer.json" $small -o "$dir/x"
 expect 3 "step" "$spkv" train pretrain "$dir/config.json" "$dir/text.txt" $small --learning-rate 10 --clip-norm 0 --epsilon 1e-30 -o "$dir/wild" --steps 400

@@ -8,7 +8,7 @@ spkv=${SPKV:-build/spkv} demo=${MODEL:-datasets/demo/model}
 
 cat >"$dir/config.json" <<'JSON'
 {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
- "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 1024, "max_position_embeddings": 128, "hidden_act": "silu",
+ "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 4096, "max_position_embeddings": 128, "hidden_act": "silu",
  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1}
 JSON
 cp "$demo/tokenizer.json" "$dir/"
