@@ -140,6 +140,10 @@ int json_require(const json_t *object, const char *key, const char *where, struc
     return json_has(object, key) ? OK : err_set(err, ERR_INPUT, where, "\"%s\" is missing", key);
 }
 
+json_t *json_finite(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
 int json_write_file(const json_t *value, const char *path, struct err *err) {
     struct file_out out;
     int rc = file_out_open(&out, path, err);

@@ -34,6 +34,8 @@ bool json_has(const json_t *object, const char *key);
 /* ERR_INPUT "missing KEY" unless json_has(). */
 int json_require(const json_t *object, const char *key, const char *where, struct err *err);
 
+json_t *json_finite(double x); /* a real, null where x is NaN or infinite: a new reference */
+
 /* Writes pretty JSON atomically. */
 int json_write_file(const json_t *value, const char *path, struct err *err);
 

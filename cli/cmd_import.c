@@ -9,6 +9,7 @@
 #include "analyze/comparison.h"
 #include "analyze/head_pattern.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "cli/cli.h"
@@ -276,10 +277,6 @@ static void print_text(const struct import *in) {
     print_map(in);
 }
 
-static json_t *number(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void print_json(const struct import *in) {
     const struct head_pattern *p = &in->pattern;
     json_t *shares = json_array();
@@ -295,8 +292,8 @@ static void print_json(const struct import *in) {
         json_object_set_new(root, "comparison",
                             json_pack("{s:s, s:s, s:I, s:o, s:I, s:o}", "against", in->options->against, "quantity",
                                       in->quantity, "heads", (json_int_t)in->comparison.n_heads, "rank_correlation",
-                                      number(in->comparison.spearman), "top", (json_int_t)in->comparison.n_top,
-                                      "top_overlap", number(in->comparison.top_overlap)));
+                                      json_finite(in->comparison.spearman), "top", (json_int_t)in->comparison.n_top,
+                                      "top_overlap", json_finite(in->comparison.top_overlap)));
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);

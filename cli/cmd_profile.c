@@ -6,6 +6,7 @@
 
 #include "analyze/profile_meta.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/rank.h"
 #include "base/str.h"
 #include "cli/cli.h"
@@ -116,20 +117,16 @@ static double ratio(uint64_t a, uint64_t b) {
     return b ? (double)a / (double)b : (double)NAN;
 }
 
-static json_t *number(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void print_json(const struct profile_options *o, const struct loaded *l, const struct corpus_result *r) {
     const struct run_totals *t = &r->totals;
     json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:I, s:o, s:o, s:o, s:f, s:f}", "schema", "spkv-profile",
                              "version", 1, "output", o->output, "policy", l->policy->name, "n_sequences",
                              (json_int_t)t->n_sequences, "n_tok", (json_int_t)t->n_tok, "n_predicted",
-                             (json_int_t)t->n_predicted, "nll_nat_per_token", number(t->nll_sum / (double)t->n_predicted),
-                             "argmax_share", number(ratio(r->n_argmax, t->n_predicted)), "n_answers",
-                             (json_int_t)r->n_answers, "answers_exact", number(ratio(r->n_exact, r->n_answers)),
-                             "long_range_density", number(ratio(r->n_kept, r->n_left_window)), "read_fraction",
-                             number(ratio(r->visible_pairs, r->causal_pairs)), "seconds", r->seconds, "model_seconds",
+                             (json_int_t)t->n_predicted, "nll_nat_per_token", json_finite(t->nll_sum / (double)t->n_predicted),
+                             "argmax_share", json_finite(ratio(r->n_argmax, t->n_predicted)), "n_answers",
+                             (json_int_t)r->n_answers, "answers_exact", json_finite(ratio(r->n_exact, r->n_answers)),
+                             "long_range_density", json_finite(ratio(r->n_kept, r->n_left_window)), "read_fraction",
+                             json_finite(ratio(r->visible_pairs, r->causal_pairs)), "seconds", r->seconds, "model_seconds",
                              (double)t->model_us * 1e-6);
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');

@@ -5,24 +5,21 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "cli/cli.h"
 #include "cli/training.h"
 #include "reports/training_log.h"
 
 /* --- result --------------------------------------------------------------------------------------------------------- */
 
-static json_t *number(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void print_json(const struct train_options *o, const struct train_log_row *r, double seconds) {
     json_t *root = json_pack(
         "{s:s, s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "schema", "spkv-train-result", "version", 1,
         "output", o->output, "step", (json_int_t)r->step, "n_tok", (json_int_t)r->n_tok, "loss_nat_per_token",
-        number(r->loss),
-        "long_range_density", number(r->long_range_density), "eval_hard_nat_per_token", number(r->eval_nll_hard),
-        "eval_full_nat_per_token", number(r->eval_nll_full), "eval_gate_density", number(r->eval_gate_density),
-        "eval_long_range_density", number(r->eval_long_range_density), "seconds", seconds);
+        json_finite(r->loss),
+        "long_range_density", json_finite(r->long_range_density), "eval_hard_nat_per_token", json_finite(r->eval_nll_hard),
+        "eval_full_nat_per_token", json_finite(r->eval_nll_full), "eval_gate_density", json_finite(r->eval_gate_density),
+        "eval_long_range_density", json_finite(r->eval_long_range_density), "seconds", seconds);
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);

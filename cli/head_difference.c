@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 
 enum { N_LISTED = 5 };
@@ -65,23 +66,19 @@ void head_difference_put(const struct head_difference *d, struct str *out) {
                    d->difference[at], d->a.value[at], d->b.value[at]);
 }
 
-static json_t *real_or_null(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 json_t *head_difference_json(const struct head_difference *d) {
     const struct comparison *c = &d->comparison;
     json_t *map = json_array();
     for (size_t layer = 0; layer < d->a.n_layers; layer++) {
         json_t *row = json_array();
         for (size_t head = 0; head < d->a.n_kv_heads; head++)
-            json_array_append_new(row, real_or_null(d->difference[layer * d->a.n_kv_heads + head]));
+            json_array_append_new(row, json_finite(d->difference[layer * d->a.n_kv_heads + head]));
         json_array_append_new(map, row);
     }
     return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "schema", "spkv-comparison",
                      "version", 1, "a", d->a_name, "b", d->b_name, "a_quantity", d->a.quantity, "b_quantity", d->b.quantity,
-                     "heads", (json_int_t)c->n_heads, "mean_a", real_or_null(c->mean_a), "mean_b", real_or_null(c->mean_b),
-                     "mean_absolute_difference", real_or_null(c->mean_absolute_difference), "spearman",
-                     real_or_null(c->spearman), "top", (json_int_t)c->n_top, "top_overlap", real_or_null(c->top_overlap),
+                     "heads", (json_int_t)c->n_heads, "mean_a", json_finite(c->mean_a), "mean_b", json_finite(c->mean_b),
+                     "mean_absolute_difference", json_finite(c->mean_absolute_difference), "spearman",
+                     json_finite(c->spearman), "top", (json_int_t)c->n_top, "top_overlap", json_finite(c->top_overlap),
                      "difference", map);
 }

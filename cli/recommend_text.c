@@ -1,4 +1,5 @@
 #include "cli/recommend_text.h"
+#include "base/json.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -181,10 +182,6 @@ void recommend_put_verdict(const struct recommend_view *v, struct str *out) {
 
 /* -- JSON ------------------------------------------------------------------------------------------------------------- */
 
-static json_t *real_or_null(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 json_t *recommend_evidence_json(const struct recommend_view *v) {
     const struct statistics *s = v->input->statistics;
     const struct stability *stable = &v->result->stability;
@@ -213,21 +210,21 @@ static json_t *layers_json(const struct recommend_view *v, const struct recommen
     for (size_t layer = 0; layer < row->layers->n_layers; layer++)
         if (layout_head(row->layers, layer, 0) == HEAD_GLOBAL)
             json_array_append_new(global, json_integer((json_int_t)layer));
-    return json_pack("{s:o, s:o, s:o, s:o, s:I}", "coverage", real_or_null(row->layer_coverage), "lost",
-                     real_or_null(row->coverage - row->layer_coverage), "kv_bytes", bytes_json(v, row->layers), "layers",
+    return json_pack("{s:o, s:o, s:o, s:o, s:I}", "coverage", json_finite(row->layer_coverage), "lost",
+                     json_finite(row->coverage - row->layer_coverage), "kv_bytes", bytes_json(v, row->layers), "layers",
                      global, "global_heads", (json_int_t)layout_n_global(row->layers));
 }
 
 static json_t *row_json(const struct recommend_view *v, size_t i) {
     const struct recommended *row = &v->result->rows[i];
     json_t *o = json_pack("{s:s, s:b, s:o, s:o, s:O, s:O}", "strategy", layout_strategy(row->layout), "chosen",
-                          i == v->result->chosen, "coverage", real_or_null(row->coverage), "layer_level",
+                          i == v->result->chosen, "coverage", json_finite(row->coverage), "layer_level",
                           layers_json(v, row), "made_by", row->layout->made_by, "predicted", row->layout->predicted);
     if (row->n_draws > 1)
         json_object_set_new(o, "draws",
                             json_pack("{s:I, s:o, s:o, s:o}", "n", (json_int_t)row->n_draws, "coverage_sd",
-                                      real_or_null(row->coverage_sd), "coverage_low", real_or_null(row->coverage_low),
-                                      "coverage_high", real_or_null(row->coverage_high)));
+                                      json_finite(row->coverage_sd), "coverage_low", json_finite(row->coverage_low),
+                                      "coverage_high", json_finite(row->coverage_high)));
     if (v->input->budget.cost)
         json_object_set_new(o, "decode_step_s",
                             json_real(cost_model_step(v->input->budget.cost,
@@ -243,11 +240,11 @@ static json_t *heads_json(const struct recommend_view *v) {
         if (m->sliding[i / m->n_kv_heads])
             continue;
         json_t *o = json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "layer", (json_int_t)(i / m->n_kv_heads),
-                              "kv_head", (json_int_t)(i % m->n_kv_heads), "value", real_or_null(m->value[i]), "low",
-                              real_or_null(r->intervals.heads[i].low), "high", real_or_null(r->intervals.heads[i].high),
-                              "sd_between_documents", real_or_null(sqrt(v->variation[i].within)), "sd_between_corpora",
-                              real_or_null(sqrt(v->variation[i].between)), "explained_by_document",
-                              real_or_null(v->variation[i].explained));
+                              "kv_head", (json_int_t)(i % m->n_kv_heads), "value", json_finite(m->value[i]), "low",
+                              json_finite(r->intervals.heads[i].low), "high", json_finite(r->intervals.heads[i].high),
+                              "sd_between_documents", json_finite(sqrt(v->variation[i].within)), "sd_between_corpora",
+                              json_finite(sqrt(v->variation[i].between)), "explained_by_document",
+                              json_finite(v->variation[i].explained));
         if (r->is_ranking && r->stability.judged)
             json_object_set_new(o, "chosen_share", json_real(r->stability.share[i]));
         if (v->input->windows)
@@ -272,7 +269,7 @@ static json_t *verdict_json(const struct recommend_view *v) {
         json_object_set_new(o, "chosen_heads", json_integer((json_int_t)s->n_chosen));
         json_object_set_new(o, "stable_heads", json_integer((json_int_t)s->n_stable));
         json_object_set_new(o, "stable", json_boolean(s->enough));
-        json_object_set_new(o, "more_tokens", real_or_null(recommend_more_tokens(v)));
+        json_object_set_new(o, "more_tokens", json_finite(recommend_more_tokens(v)));
     }
     json_object_set_new(o, "text", json_string(str_text(&text)));
     str_free(&text);

@@ -92,24 +92,10 @@ void refine_text_free(struct refine_text *t) {
 
 /* --- measuring -------------------------------------------------------------------------------------------------------- */
 
-/* What the layout policy asks for, out of memory. */
+/* The layout policy's file, out of memory. */
 static int load_layout(void *self, const char *path, struct policy_layout *out, struct err *err) {
-    const struct layout *layout = self;
-    size_t n = (size_t)layout->n_layers * layout->n_kv_heads;
     (void)path;
-    *out = (struct policy_layout){.sinks = (int)layout->sinks, .base_window = (int)layout->window};
-    out->global = mem_alloc(n, sizeof *out->global, "a layout", err);
-    out->window = mem_alloc(n, sizeof *out->window, "a layout", err);
-    if (!out->global || !out->window) {
-        free(out->global);
-        free(out->window);
-        return ERR_MEMORY;
-    }
-    for (size_t i = 0; i < n; i++) {
-        out->global[i] = layout->heads[i] == HEAD_GLOBAL;
-        out->window[i] = (int)layout_window(layout, i / layout->n_kv_heads, i % layout->n_kv_heads);
-    }
-    return OK;
+    return layout_for_policy(self, out, err);
 }
 
 static int make_policy(const struct loaded *l, const struct layout *layout, struct policy **out, struct err *err) {

@@ -101,42 +101,50 @@ static int open_device(const struct run_options_cli *o, struct loaded *l, struct
 }
 
 /* Reads a layout for the layout policy and checks that it fits the model. */
+int layout_for_policy(const struct layout *layout, struct policy_layout *out, struct err *err) {
+    size_t n = (size_t)layout->n_layers * layout->n_kv_heads;
+    *out = (struct policy_layout){.sinks = (int)layout->sinks, .base_window = (int)layout->window};
+    out->global = mem_alloc(n, sizeof *out->global, "a layout", err);
+    out->window = mem_alloc(n, sizeof *out->window, "a layout", err);
+    if (!out->global || !out->window) {
+        free(out->global);
+        free(out->window);
+        *out = (struct policy_layout){0};
+        return ERR_MEMORY;
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t layer = i / layout->n_kv_heads, head = i % layout->n_kv_heads;
+        out->global[i] = layout_head(layout, layer, head) == HEAD_GLOBAL;
+        out->window[i] = (int)layout_window(layout, layer, head);
+    }
+    return OK;
+}
+
 static int load_layout(void *self, const char *path, struct policy_layout *out, struct err *err) {
     struct checkpoint *checkpoint = self;
     const struct model_config *c = checkpoint_config(checkpoint);
-    size_t n = (size_t)c->n_layers * (size_t)c->n_kv_heads;
     struct layout *layout;
     uint32_t *sliding = NULL;
     char hash[33];
     int rc = layout_read(path, &layout, err);
     if (rc != OK)
         return rc;
-    rc = ERR_MEMORY;
-    if (!(sliding = mem_alloc((size_t)c->n_layers, sizeof *sliding, "windows", err)) ||
-        !(out->global = mem_alloc(n, sizeof *out->global, "a layout", err)) ||
-        !(out->window = mem_alloc(n, sizeof *out->window, "a layout", err)))
-        goto out;
-    for (int l = 0; l < c->n_layers; l++)
+    if (!(sliding = mem_alloc((size_t)c->n_layers, sizeof *sliding, "windows", err)))
+        rc = ERR_MEMORY;
+    for (int l = 0; rc == OK && l < c->n_layers; l++)
         sliding[l] = (uint32_t)c->layers[l].sliding_window;
     const char *base_hash = layout->base_model_hash[0] ? checkpoint_base_hash(checkpoint) : "";
-    if ((rc = layout_check_model(layout, (uint32_t)c->n_layers, (uint32_t)c->n_kv_heads, sliding, base_hash, path, err)) !=
-            OK ||
-        (rc = file_hash(path, hash, err)) != OK)
-        goto out;
-    for (size_t i = 0; i < n; i++) {
-        size_t layer = i / (size_t)c->n_kv_heads, head = i % (size_t)c->n_kv_heads;
-        out->global[i] = layout_head(layout, layer, head) == HEAD_GLOBAL;
-        out->window[i] = (int)layout_window(layout, layer, head);
-    }
-    out->sinks = (int)layout->sinks;
-    out->base_window = (int)layout->window;
-    if (!(out->hash = mem_strdup(hash, err)))
-        rc = ERR_MEMORY;
-out:
-    if (rc != OK) {
+    if (rc == OK)
+        rc = layout_check_model(layout, (uint32_t)c->n_layers, (uint32_t)c->n_kv_heads, sliding, base_hash, path, err);
+    if (rc == OK)
+        rc = file_hash(path, hash, err);
+    if (rc == OK)
+        rc = layout_for_policy(layout, out, err);
+    if (rc == OK && !(out->hash = mem_strdup(hash, err))) {
         free(out->global);
         free(out->window);
         *out = (struct policy_layout){0};
+        rc = ERR_MEMORY;
     }
     free(sliding);
     layout_free(layout);

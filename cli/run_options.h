@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "analyze/layout.h"
 #include "engine/model.h"
 #include "engine/policy.h"
 #include "engine/tokenizer.h"
@@ -46,6 +47,9 @@ struct loaded {
 /* Opens what the options name; notes go to stderr unless quiet. need_tokenizer: DIR/tokenizer.json must be there. */
 int loaded_open(const struct run_options_cli *options, bool need_tokenizer, struct loaded *out, struct err *err);
 void loaded_close(struct loaded *loaded); /* legal on a zeroed struct */
+
+/* A head layout as the layout policy takes it, without a hash; the caller frees the arrays. */
+int layout_for_policy(const struct layout *layout, struct policy_layout *out, struct err *err);
 
 /* Resolves another policy for the same model. */
 int loaded_policy(const struct loaded *loaded, const struct run_options_cli *options, const char *spec, struct policy **out,

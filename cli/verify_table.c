@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/verify.h"
@@ -13,12 +14,8 @@ static const char *const titles[N_COLUMNS] = {
     "healed: every case trained for the same tokens in the same order. full is the dense twin.",
 };
 
-static json_t *number(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static json_t *range(const struct estimate *e) {
-    return json_pack("[o, o]", number(e->low), number(e->high));
+    return json_pack("[o, o]", json_finite(e->low), json_finite(e->high));
 }
 
 /* --- JSON ------------------------------------------------------------------------------------------------------------- */
@@ -42,12 +39,12 @@ json_t *verify_figures_json(const struct verification *v, const struct figures *
     const struct figures *full = &v->cases[CASE_FULL].figures[column];
     json_t *object = json_pack(
         "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:o, s:I, s:I, s:I, s:I, s:I, s:I}",
-        "nll_nat_per_token", number(f->nll), "nll_full_nat_per_token", number(full->nll), "nll_change",
-        number(f->nll_change.value), "nll_change_interval", range(&f->nll_change), "gap_recovered",
-        number(f->gap_recovered.value), "gap_recovered_interval", range(&f->gap_recovered), "gap", number(v->gap[column]),
-        "read_fraction", number(f->read_fraction), "long_range_density", number(f->long_range_density), "kv_bytes_used",
+        "nll_nat_per_token", json_finite(f->nll), "nll_full_nat_per_token", json_finite(full->nll), "nll_change",
+        json_finite(f->nll_change.value), "nll_change_interval", range(&f->nll_change), "gap_recovered",
+        json_finite(f->gap_recovered.value), "gap_recovered_interval", range(&f->gap_recovered), "gap", json_finite(v->gap[column]),
+        "read_fraction", json_finite(f->read_fraction), "long_range_density", json_finite(f->long_range_density), "kv_bytes_used",
         f->kv_bytes_used, "kv_bytes_allocated", f->kv_bytes_allocated, "kv_bytes_full", f->kv_bytes_full,
-        "decode_tok_per_s", number(f->decode_tok_per_s), "n_documents", (json_int_t)f->losses.n, "n_sequences",
+        "decode_tok_per_s", json_finite(f->decode_tok_per_s), "n_documents", (json_int_t)f->losses.n, "n_sequences",
         (json_int_t)f->n_sequences, "n_tok", (json_int_t)f->n_tok, "n_predicted", (json_int_t)f->n_predicted, "window",
         (json_int_t)v->window, "gap_from_position", (json_int_t)v->far_from);
     put_provenance(v, column, object);
@@ -68,14 +65,14 @@ void verify_print_json(const struct verification *v) {
             json_t *figures = verify_figures_json(v, f, (enum verify_column)column);
             if (v->options->against)
                 json_object_set_new(figures, "against", json_pack("{s:s, s:o, s:o}", "name", v->options->against,
-                                                                  "nll_change", number(f->against.value),
+                                                                  "nll_change", json_finite(f->against.value),
                                                                   "nll_change_interval", range(&f->against)));
             json_object_set_new(entry, verify_column_names[column], figures);
         }
         json_array_append_new(cases, entry);
     }
     json_t *root = json_pack("{s:s, s:i, s:O, s:o, s:o}", "schema", "spkv-verify", "version", 1, "text", v->text, "cases",
-                             cases, "rank_correlation", number(v->rank_correlation));
+                             cases, "rank_correlation", json_finite(v->rank_correlation));
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);

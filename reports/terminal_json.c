@@ -1,12 +1,9 @@
 /* The numbers of `spkv show` for programs. */
 #include <math.h>
 
+#include "base/json.h"
 #include "reports/terminal.h"
 #include "reports/text.h"
-
-static json_t *number(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
 
 static json_t *count(uint64_t n) {
     return json_integer((json_int_t)n);
@@ -28,13 +25,13 @@ static void set_sums(const struct run *run, json_t *o, const struct head_sums *s
     json_object_set_new(o, "n_kept", count(s->n_kept));
     json_object_set_new(o, "visible_pairs", count(s->visible_pairs));
     json_object_set_new(o, "causal_pairs", count(s->causal_pairs));
-    json_object_set_new(o, "long_range_density", number(head_long_density(s)));
-    json_object_set_new(o, "gate_density", number(head_gate_density(s)));
-    json_object_set_new(o, "kv_fraction", number(head_kv_fraction(s)));
-    json_object_set_new(o, "read_fraction", number(head_read_fraction(s)));
-    json_object_set_new(o, "mean_utility", number(run->statistics.has_scores ? head_mean_utility(s) : NAN));
-    json_object_set_new(o, "far_attention", number(head_far_attention(s)));
-    json_object_set_new(o, "sink_attention", number(head_sink_attention(s)));
+    json_object_set_new(o, "long_range_density", json_finite(head_long_density(s)));
+    json_object_set_new(o, "gate_density", json_finite(head_gate_density(s)));
+    json_object_set_new(o, "kv_fraction", json_finite(head_kv_fraction(s)));
+    json_object_set_new(o, "read_fraction", json_finite(head_read_fraction(s)));
+    json_object_set_new(o, "mean_utility", json_finite(run->statistics.has_scores ? head_mean_utility(s) : NAN));
+    json_object_set_new(o, "far_attention", json_finite(head_far_attention(s)));
+    json_object_set_new(o, "sink_attention", json_finite(head_sink_attention(s)));
 }
 
 static json_t *run_object(const struct run *run) {
@@ -55,7 +52,7 @@ static json_t *run_object(const struct run *run) {
     json_object_set_new(o, "policy_parameters", text(m->policy_parameters));
     json_object_set_new(o, "window", count(m->window));
     json_object_set_new(o, "sinks", count(m->sinks));
-    json_object_set_new(o, "threshold", number(m->threshold));
+    json_object_set_new(o, "threshold", json_finite(m->threshold));
     json_object_set_new(o, "prefill", text(m->prefill));
     json_object_set_new(o, "dtype", text(m->dtype));
     json_object_set_new(o, "backend", text(m->backend));
@@ -70,10 +67,10 @@ static json_t *total_object(const struct run *run) {
     json_object_set_new(o, "n_predicted", count(s->n_predicted));
     json_object_set_new(o, "shortest_tok", count(s->shortest));
     json_object_set_new(o, "longest_tok", count(s->longest));
-    json_object_set_new(o, "nll_nat_per_token", number(statistics_nll(s)));
-    json_object_set_new(o, "argmax_share", number(statistics_argmax(s)));
+    json_object_set_new(o, "nll_nat_per_token", json_finite(statistics_nll(s)));
+    json_object_set_new(o, "argmax_share", json_finite(statistics_argmax(s)));
     json_object_set_new(o, "n_answers", count(s->n_answers));
-    json_object_set_new(o, "answers_exact", number(statistics_exact(s)));
+    json_object_set_new(o, "answers_exact", json_finite(statistics_exact(s)));
     json_object_set_new(o, "cache_used_bytes", count(s->cache_bytes_used));
     json_object_set_new(o, "cache_allocated_bytes", count(s->cache_bytes_allocated));
     json_object_set_new(o, "cache_full_bytes", count(s->cache_bytes_full));

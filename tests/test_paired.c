@@ -113,19 +113,25 @@ static void different_text_is_refused(void **state) {
     assert_int_equal(document_losses_check(&a, "a.h5", &b, "b.h5", &err), ERR_INPUT);
 }
 
+static struct profile *record(struct scratch *s, const struct fake_run *run) {
+    struct profile *profile;
+    struct err err = {0};
+    scratch_open(s);
+    const char *path = scratch_path(s, "run.h5");
+    assert_int_equal(fake_record(path, run, &err), OK);
+    assert_int_equal(profile_open(path, &profile, &err), OK);
+    return profile;
+}
+
 static void losses_of_the_invented_run(void **state) {
     enum { N = 40, FAR_FROM = 16 };
     static const struct fake_run run = {.n_sequences = N, .score = PROFILE_SCORE_SIGMOID, .gates = true,
                                         .record = PROFILE_RECORD_TOKENS};
     struct scratch s;
-    struct profile *profile;
     struct document_losses l;
     struct err err = {0};
     (void)state;
-    scratch_open(&s);
-    const char *path = scratch_path(&s, "run.h5");
-    assert_int_equal(fake_record(path, &run, &err), OK);
-    assert_int_equal(profile_open(path, &profile, &err), OK);
+    struct profile *profile = record(&s, &run);
     assert_int_equal(document_losses_read(profile, FAR_FROM, &l, &err), OK);
     assert_int_equal(l.n, N / 2); /* two sequences a document */
     for (size_t d = 0; d < l.n; d++) {
@@ -149,14 +155,10 @@ static void losses_of_the_invented_run(void **state) {
 static void runs_without_tokens_are_refused(void **state) {
     static const struct fake_run run = {.n_sequences = 6, .score = PROFILE_SCORE_SIGMOID, .gates = true};
     struct scratch s;
-    struct profile *profile;
     struct document_losses l;
     struct err err = {0};
     (void)state;
-    scratch_open(&s);
-    const char *path = scratch_path(&s, "bare.h5");
-    assert_int_equal(fake_record(path, &run, &err), OK);
-    assert_int_equal(profile_open(path, &profile, &err), OK);
+    struct profile *profile = record(&s, &run);
     assert_int_equal(document_losses_read(profile, 16, &l, &err), ERR_INPUT);
     assert_non_null(strstr(err.message, "--record tokens"));
     profile_close(profile);

@@ -5,12 +5,7 @@ export OMP_WAIT_POLICY=passive # runs are short, and other work may go on beside
 spkv=${SPKV:-build/spkv} model=${MODEL:-datasets/demo/model} kills=${KILLS:-4}
 . tests/outside
 
-cat >"$dir/config.json" <<'JSON'
-{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
- "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 4096, "max_position_embeddings": 128, "hidden_act": "silu",
- "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1}
-JSON
-cp "$model/tokenizer.json" "$dir/"
+small_model "$model/tokenizer.json"
 head -c 20000 docs/method.md >"$dir/text.txt"
 head -c 4000 README.md >"$dir/held.txt"
 cat >"$dir/schedule.json" <<'JSON'

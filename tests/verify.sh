@@ -6,12 +6,7 @@ export OMP_WAIT_POLICY=passive # runs are short, and other work may go on beside
 spkv=${SPKV:-build/spkv} demo=${MODEL:-datasets/demo/model}
 . tests/outside
 
-cat >"$dir/config.json" <<'JSON'
-{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
- "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 4096, "max_position_embeddings": 128, "hidden_act": "silu",
- "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1}
-JSON
-cp "$demo/tokenizer.json" "$dir/"
+small_model "$demo/tokenizer.json"
 head -c 12000 docs/method.md >"$dir/text.txt"
 mkdir "$dir/held"
 split -n l/8 --additional-suffix=.txt README.md "$dir/held/"
