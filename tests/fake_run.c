@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "tests/must.h"
 
 static const uint32_t sliding[FAKE_LAYERS] = {0, 16, 0};
 static const char *const corpora[] = {"books", "code"};
@@ -246,4 +247,12 @@ int fake_record(const char *path, const struct fake_run *run, struct err *err) {
         rc = profile_writer_finish(w, &end, err);
     profile_writer_free(w);
     return rc;
+}
+
+struct profile *fake_profile(const char *path, const struct fake_run *run) {
+    struct err err = {0};
+    struct profile *p = NULL;
+    must(fake_record(path, run, &err), &err);
+    must(profile_open(path, &p, &err), &err);
+    return p;
 }

@@ -42,4 +42,7 @@ void fake_meta(const struct fake_run *run, struct profile_meta *meta);
 /* Records the run (the batches of its shard that are not there yet). *left: NULL or how many batches were left over. */
 int fake_record(const char *path, const struct fake_run *run, struct err *err);
 
+/* Records the run and opens it; a failure fails the test. */
+struct profile *fake_profile(const char *path, const struct fake_run *run);
+
 #endif

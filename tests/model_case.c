@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/json.h"
+#include "tests/must.h"
 
 #define CASES "tests/data/models"
 
@@ -30,11 +31,6 @@ int model_case_list(char names[][64], int cap) {
         closedir(dir);
     qsort(names, (size_t)n, 64, by_name);
     return n;
-}
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
 }
 
 static void read_sequences(struct model_case *model) {

@@ -11,7 +11,7 @@ struct scratch {
 void scratch_open(struct scratch *s);
 void scratch_close(struct scratch *s); /* removes everything */
 
-/* "DIR/name" in one of a few static buffers: good until the eighth call after. */
+/* "DIR/name" in one of a few static buffers: good until the 64th call after. */
 char *scratch_path(const struct scratch *s, const char *name);
 
 /* Writes a file below the directory (making directories on the way), as it is, as one gzip member, or as one zstd frame;

@@ -10,15 +10,11 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "tests/must.h"
 #include "train/batches.h"
 #include "train/pieces.h"
 
 enum { CONTEXT = 16, VOCAB = 100000, MAX_TOK = 4096 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 /* A source of n pieces whose tokens are base, base + 1, ...; lengths 2 to CONTEXT in turn. Marks: the second half of a
  * piece counts. */

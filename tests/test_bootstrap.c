@@ -14,23 +14,14 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
+#include "tests/scratch.h"
 
-static char dir[64];
+static struct scratch scratch;
 static json_t *expected;
 
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
-
-static struct profile *make(const char *name, const struct fake_run *run) {
-    struct err err = {0};
-    struct profile *p = NULL;
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    must(fake_record(path, run, &err), &err);
-    must(profile_open(path, &p, &err), &err);
-    return p;
+static char *in_dir(const char *name) {
+    return scratch_path(&scratch, name);
 }
 
 static struct statistics compute(struct profile *p, int corpus) {
@@ -124,7 +115,8 @@ static void check_case(const char *name, size_t n) {
     assert_int_equal(json_integer_value(json_object_get(wanted, "n_sequences")), n);
     struct fake_run gated = {.n_sequences = n, .score = PROFILE_SCORE_SIGMOID, .gates = true};
     struct fake_run dense = {.n_sequences = n, .record = PROFILE_RECORD_ATTENTION};
-    struct profile *p = make(name, &gated), *q = make(n > 100 ? "dense-many" : "dense-few", &dense);
+    struct profile *p = fake_profile(in_dir(name), &gated);
+    struct profile *q = fake_profile(in_dir(n > 100 ? "dense-many" : "dense-few"), &dense);
     struct statistics s = compute(p, -1), d = compute(q, -1);
     assert_int_equal(json_integer_value(json_object_get(wanted, "n_documents")), s.n_documents);
     for (int i = 0; i < 4; i++)
@@ -171,7 +163,7 @@ static void test_join(void **state) {
     struct err err = {0};
     struct fake_run run = {.n_sequences = 600, .score = PROFILE_SCORE_SIGMOID, .gates = true};
     struct fake_run dense = {.n_sequences = 4, .record = PROFILE_RECORD_ATTENTION};
-    struct profile *p = make("join", &run), *q = make("join-dense", &dense);
+    struct profile *p = fake_profile(in_dir("join"), &run), *q = fake_profile(in_dir("join-dense"), &dense);
     struct statistics a = compute(p, 0), b = compute(p, 1), d = compute(q, -1), all = compute(p, -1);
     uint64_t n_a = a.n_documents, n_b = b.n_documents;
     must(statistics_join(&a, &b, "b", &err), &err);
@@ -216,14 +208,15 @@ static int setup(void **state) {
     struct err err = {0};
     if (json_read_object("tests/data/statistics/expected.json", 1 << 20, &expected, &err) != OK)
         return -1;
-    strcpy(dir, "/tmp/spkv-test-boot-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    scratch_open(&scratch);
+    return 0;
 }
 
 static int teardown(void **state) {
     (void)state;
     json_decref(expected);
-    return file_remove_tree(dir, NULL);
+    scratch_close(&scratch);
+    return 0;
 }
 
 int main(void) {

@@ -12,6 +12,7 @@
 
 #include "base/rng.h"
 #include "engine/session.h"
+#include "tests/must.h"
 #include "tests/op_util.h"
 #include "tests/train_case.h"
 
@@ -19,11 +20,6 @@ enum { MAX_CASES = 64 };
 
 static const struct gates soft = {.mode = GATES_SOFT}, hard = {.mode = GATES_HARD};
 static const double STEP = 1e-4; /* length of a move of parameters */
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static const struct predictor_config *predictor_of(const struct train_case *t) {
     return checkpoint_predictor(t->model_case.checkpoint);

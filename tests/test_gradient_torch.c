@@ -13,6 +13,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/train_ops.h"
+#include "tests/must.h"
 #include "tests/op_util.h"
 #include "tests/train_case.h"
 
@@ -45,11 +46,6 @@ struct check {
     struct safetensors expected;
     double worst_grad, worst_loss, worst_utility;
 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static const struct tensor *expected_of(const struct check *c, const char *what) {
     char name[192];

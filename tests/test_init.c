@@ -13,13 +13,9 @@
 #include "engine/model.h"
 #include "engine/predictor.h"
 #include "tests/model_case.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 #include "train/init.h"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static struct checkpoint *open_dir(const char *dir, const char *predictor_dir) {
     struct checkpoint *c;

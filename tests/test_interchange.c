@@ -15,16 +15,12 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 
 enum { L = 5, K = 4, N = L * K, WINDOW = 96, SINKS = 4, CONTEXT = 1000 };
 
 static struct scratch scratch;
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 /* The error has this code, and its place and text together hold these words. */
 static void expect_error(int rc, const struct err *err, int code, const char *words) {

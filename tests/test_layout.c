@@ -11,22 +11,15 @@
 #include "analyze/layout.h"
 #include "analyze/strategy.h"
 #include "base/file.h"
+#include "tests/must.h"
+#include "tests/scratch.h"
 
 enum { L = 21, K = 3, N = L * K, BUDGET = 18 };
 
-static char dir[64];
+static struct scratch scratch;
 
 static char *in_dir(const char *name) {
-    static char paths[8][128];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, 128, "%s/%s", dir, name);
-    return path;
-}
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
+    return scratch_path(&scratch, name);
 }
 
 static struct layout *apply(const struct strategy *strategy, const struct strategy_input *input, size_t n_global) {
@@ -398,13 +391,14 @@ static void test_bad_json(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    strcpy(dir, "/tmp/spkv-test-layout-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    scratch_open(&scratch);
+    return 0;
 }
 
 static int teardown(void **state) {
     (void)state;
-    return file_remove_tree(dir, NULL);
+    scratch_close(&scratch);
+    return 0;
 }
 
 int main(void) {

@@ -15,6 +15,7 @@
 #include "engine/session.h"
 #include "kernels/cpu/cpu.h"
 #include "tests/model_case.h"
+#include "tests/must.h"
 
 enum { MAX_CASES = 64 };
 
@@ -31,11 +32,6 @@ struct setting {
 struct worst {
     double logits, nll, utility, future;
 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static double largest(const struct tensor *tensor) {
     double out = 0;

@@ -114,13 +114,8 @@ static void different_text_is_refused(void **state) {
 }
 
 static struct profile *record(struct scratch *s, const struct fake_run *run) {
-    struct profile *profile;
-    struct err err = {0};
     scratch_open(s);
-    const char *path = scratch_path(s, "run.h5");
-    assert_int_equal(fake_record(path, run, &err), OK);
-    assert_int_equal(profile_open(path, &profile, &err), OK);
-    return profile;
+    return fake_profile(scratch_path(s, "run.h5"), run);
 }
 
 static void losses_of_the_invented_run(void **state) {

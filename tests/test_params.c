@@ -11,15 +11,11 @@
 #include <cmocka.h>
 
 #include "engine/session.h"
+#include "tests/must.h"
 #include "tests/op_util.h"
 #include "tests/train_case.h"
 
 enum { MAX_CASES = 64 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static bool is_lora(const char *name) {
     return strstr(name, ".lora_") != NULL;

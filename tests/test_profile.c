@@ -17,20 +17,13 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
+#include "tests/scratch.h"
 
-static char dir[64];
+static struct scratch scratch;
 
-static const char *in_dir(const char *name) {
-    static char paths[64][128];
-    static int next;
-    char *path = paths[next++ % 64];
-    snprintf(path, 128, "%s/%s", dir, name);
-    return path;
-}
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
+static char *in_dir(const char *name) {
+    return scratch_path(&scratch, name);
 }
 
 static void record(const char *path, const struct fake_run *run) {
@@ -822,14 +815,14 @@ static void test_speed(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    /* In memory where that exists: the tests wait for thousands of fsyncs otherwise. */
-    strcpy(dir, access("/dev/shm", W_OK) == 0 ? "/dev/shm/spkv-test-profile-XXXXXX" : "/tmp/spkv-test-profile-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    scratch_open(&scratch);
+    return 0;
 }
 
 static int teardown(void **state) {
     (void)state;
-    return file_remove_tree(dir, NULL);
+    scratch_close(&scratch);
+    return 0;
 }
 
 int main(void) {

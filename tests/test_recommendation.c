@@ -12,18 +12,13 @@
 #include "analyze/window_choice.h"
 #include "base/file.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
+#include "tests/scratch.h"
 
-static char dir[64];
+static struct scratch scratch;
 
 static char *in_dir(const char *name) {
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
+    return scratch_path(&scratch, name);
 }
 
 /* -- budgets ---------------------------------------------------------------------------------------------------------- */
@@ -227,8 +222,7 @@ static void test_windows(void **state) {
     profile_close(p);
     struct fake_run plain = {.n_sequences = 3};
     uint32_t *found;
-    must(fake_record(in_dir("plain.h5"), &plain, &err), &err);
-    must(profile_open(in_dir("plain.h5"), &p, &err), &err);
+    p = fake_profile(in_dir("plain.h5"), &plain);
     must(statistics_compute(p, -1, &s, &err), &err);
     assert_int_equal(window_choose(p, &s, 0.9, WINDOW_PER_HEAD, false, &found, &err), ERR_INPUT);
     assert_non_null(strstr(err.message, "attention_distance"));
@@ -319,8 +313,7 @@ static void test_recommendation(void **state) {
     uint64_t contexts[] = {64, 4096};
     double learned[FAKE_LH] = {0.1, 0.2, NAN, NAN, 0.9, 0.3}, imported[FAKE_LH] = {0, 1, 0, 0, 0, 0};
     struct head_ranking rankings[] = {{"learned", "model/", learned, 0}, {"imported", "layout.json", imported, 1}};
-    must(fake_record(in_dir("run.h5"), &run, &err), &err);
-    must(profile_open(in_dir("run.h5"), &p, &err), &err);
+    p = fake_profile(in_dir("run.h5"), &run);
     must(statistics_compute(p, -1, &s, &err), &err);
     must(head_measure_compute(&s, profile_meta(p), &measure, &err), &err);
     struct recommendation_input input = {.meta = profile_meta(p), .statistics = &s, .measure = &measure,
@@ -360,13 +353,14 @@ static void test_recommendation(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    strcpy(dir, "/tmp/spkv-test-recommend-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    scratch_open(&scratch);
+    return 0;
 }
 
 static int teardown(void **state) {
     (void)state;
-    return file_remove_tree(dir, NULL);
+    scratch_close(&scratch);
+    return 0;
 }
 
 int main(void) {

@@ -18,6 +18,7 @@
 #include "reports/report.h"
 #include "reports/run.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 
 static const struct fake_run pruned = {.n_sequences = 70, .score = PROFILE_SCORE_SIGMOID, .gates = true};
@@ -38,19 +39,10 @@ static int remove_directory(void **state) {
     return 0;
 }
 
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
-
 static struct profile *record(const char *name, const struct fake_run *run) {
-    struct err err = {0};
-    struct profile *profile = NULL;
     struct fake_run forced = *run;
     forced.force = true;
-    must(fake_record(scratch_path(&scratch, name), &forced, &err), &err);
-    must(profile_open(scratch_path(&scratch, name), &profile, &err), &err);
-    return profile;
+    return fake_profile(scratch_path(&scratch, name), &forced);
 }
 
 static char *read_text(const char *name) {

@@ -15,12 +15,8 @@
 
 #include "base/json.h"
 #include "engine/safetensors_write.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static const struct tensor_plan plans[] = {
     {"b \"quoted\" \xc3\xa4", DTYPE_F32, 2, {3, 5}},

@@ -8,14 +8,10 @@
 
 #include <cmocka.h>
 
+#include "tests/must.h"
 #include "tests/scratch.h"
 #include "train/recipe.h"
 #include "train/schedule.h"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 /* Defaults changed by a JSON text, checked. */
 static struct schedule make(const char *text) {

@@ -15,6 +15,7 @@
 #include "engine/session.h"
 #include "kernels/cpu/cpu.h"
 #include "tests/model_case.h"
+#include "tests/must.h"
 
 enum { N_SEQ = 3, MAX_LEN = 250, MAX_LANES = 64 };
 
@@ -41,11 +42,6 @@ struct plan {
     int chunk, n_threads;
     bool one_by_one, dense;
 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static int setup(void **state) {
     static struct fixture f;

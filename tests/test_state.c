@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 #include "train/init.h"
 #include "train/state.h"
@@ -24,11 +25,6 @@
 #define CONFIG(hidden) "{\"model_type\":\"llama\",\"hidden_size\":" hidden ",\"intermediate_size\":40," \
                        "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":48," \
                        "\"tie_word_embeddings\":true,\"torch_dtype\":\"float16\"}"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 /* A run: a small model with a predictor, on the reference device. */
 struct run {

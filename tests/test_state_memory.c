@@ -1,5 +1,6 @@
 /* Starts, saved runs and logs with the k-th allocation failing, for every k: ERR_MEMORY, nothing leaked. */
 #include "tests/failing_heap.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 #include "train/init.h"
 #include "train/log.h"
@@ -11,11 +12,6 @@ static struct device *dev;
 static struct model *model;
 static struct params *params;
 static struct schedule schedule;
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static int make_start(struct err *err) {
     struct model_config config = {0};

@@ -14,6 +14,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
+#include "tests/scratch.h"
 
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__ || !defined __OPTIMIZE__
 enum { SLOW_BUILD = 1 };
@@ -21,28 +23,10 @@ enum { SLOW_BUILD = 1 };
 enum { SLOW_BUILD = 0 };
 #endif
 
-static char dir[64];
+static struct scratch scratch;
 
 static char *in_dir(const char *name) {
-    static char paths[8][128];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, 128, "%s/%s", dir, name);
-    return path;
-}
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
-
-static struct profile *make(const char *name, const struct fake_run *run) {
-    struct err err = {0};
-    struct profile *p = NULL;
-    const char *path = in_dir(name);
-    must(fake_record(path, run, &err), &err);
-    must(profile_open(path, &p, &err), &err);
-    return p;
+    return scratch_path(&scratch, name);
 }
 
 static struct statistics compute(struct profile *p, int corpus) {
@@ -100,7 +84,7 @@ static void check_against(const struct head_sums *sums, const struct by_hand *s)
 
 static void test_ratios(void **state) {
     (void)state;
-    struct profile *p = make("gated.h5", &gated);
+    struct profile *p = fake_profile(in_dir("gated.h5"), &gated);
     for (int corpus = -1; corpus < 2; corpus++) {
         struct statistics s = compute(p, corpus);
         struct by_hand hand;
@@ -125,7 +109,7 @@ static void test_ratios(void **state) {
 
 static void test_losses_and_bytes(void **state) {
     (void)state;
-    struct profile *p = make("losses.h5", &gated);
+    struct profile *p = fake_profile(in_dir("losses.h5"), &gated);
     struct statistics s = compute(p, -1);
     double nll = 0, predicted = 0, tokens = 0, full = 0, right = 0, answers = 0, exact = 0;
     for (size_t i = 0; i < gated.n_sequences; i++) {
@@ -161,7 +145,7 @@ static void test_measure(void **state) {
     (void)state;
     struct err err = {0};
     struct head_measure m;
-    struct profile *p = make("m.h5", &gated);
+    struct profile *p = fake_profile(in_dir("m.h5"), &gated);
     struct statistics s = compute(p, -1);
     must(head_measure_compute(&s, profile_meta(p), &m, &err), &err);
     assert_int_equal(m.kind, HEAD_MEASURE_DENSITY);
@@ -172,7 +156,7 @@ static void test_measure(void **state) {
     statistics_free(&s);
     profile_close(p);
     struct fake_run dense = {.n_sequences = 11, .record = PROFILE_RECORD_ATTENTION};
-    p = make("dense.h5", &dense);
+    p = fake_profile(in_dir("dense.h5"), &dense);
     s = compute(p, -1);
     must(head_measure_compute(&s, profile_meta(p), &m, &err), &err);
     assert_int_equal(m.kind, HEAD_MEASURE_FAR_ATTENTION);
@@ -188,7 +172,7 @@ static void test_measure(void **state) {
     statistics_free(&s);
     profile_close(p);
     dense.record = 0;
-    p = make("plain.h5", &dense);
+    p = fake_profile(in_dir("plain.h5"), &dense);
     s = compute(p, -1);
     must(head_measure_compute(&s, profile_meta(p), &m, &err), &err);
     assert_int_equal(m.kind, HEAD_MEASURE_NONE);
@@ -202,7 +186,7 @@ static void test_bins(void **state) {
     (void)state;
     struct err err = {0};
     struct bin_density d;
-    struct profile *p = make("bins.h5", &gated);
+    struct profile *p = fake_profile(in_dir("bins.h5"), &gated);
     must(statistics_positions(p, -1, &d, &err), &err);
     double open = 0, scored = 0, class_open = 0, class_scored = 0;
     for (size_t i = 0; i < gated.n_sequences; i++)
@@ -331,13 +315,14 @@ static void test_document_order(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    strcpy(dir, access("/dev/shm", W_OK) == 0 ? "/dev/shm/spkv-test-stat-XXXXXX" : "/tmp/spkv-test-stat-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
+    scratch_open(&scratch);
+    return 0;
 }
 
 static int teardown(void **state) {
     (void)state;
-    return file_remove_tree(dir, NULL);
+    scratch_close(&scratch);
+    return 0;
 }
 
 int main(void) {

@@ -10,13 +10,9 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 #include "train/log.h"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static char *read_text(const struct scratch *dir, const char *name) {
     struct err err = {0};

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/must.h"
 #include "tests/op_util.h"
 #include "train/gradient.h"
 
@@ -45,11 +46,6 @@ struct training {
     int32_t ids[N_ROWS], target[N_ROWS];
     uint8_t *open; /* (n_layers, N_ROWS, n_kv_heads) of this step */
 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static double stored_at(const struct training *t, const char *name, size_t i) {
     const struct tensor *tensor = safetensors_find(&t->expected, name);

@@ -1,3 +1,4 @@
+#include "tests/must.h"
 #include "tests/train_case.h"
 
 #include <setjmp.h>
@@ -10,11 +11,6 @@
 
 #include "kernels/train_ops.h"
 #include "tests/op_util.h"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static void fill_batch(struct train_case *t) {
     int n = 0;
