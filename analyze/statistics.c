@@ -147,7 +147,7 @@ static void add_head(struct head_sums *h, const struct block *block, size_t i, u
     }
 }
 
-static void add_sums(struct head_sums *to, const struct head_sums *from) {
+void head_sums_add(struct head_sums *to, const struct head_sums *from) {
     to->n_scored += from->n_scored;
     to->n_open += from->n_open;
     to->n_left_window += from->n_left_window;
@@ -187,7 +187,7 @@ static void end_document(struct pass *p) {
     size_t n = count_heads(s), cell = (size_t)((s->n_documents - 1) % s->max_cells);
     for (size_t i = 0; i < n; i++) {
         const struct head_sums *h = &p->heads[i];
-        add_sums(&s->cells[cell * n + i], h);
+        head_sums_add(&s->cells[cell * n + i], h);
         s->squares[i].density += square((double)h->n_kept, (double)h->n_left_window);
         s->squares[i].far += square(h->far_sum, (double)h->attention_queries);
     }
@@ -265,10 +265,10 @@ static void add_up(struct statistics *s) {
     memset(s->layers, 0, s->n_layers * sizeof *s->layers);
     s->total = (struct head_sums){0};
     for (size_t i = 0; i < s->n_cells * n; i++)
-        add_sums(&s->heads[i % n], &s->cells[i]);
+        head_sums_add(&s->heads[i % n], &s->cells[i]);
     for (size_t i = 0; i < n; i++) {
-        add_sums(&s->layers[i / s->n_kv_heads], &s->heads[i]);
-        add_sums(&s->total, &s->heads[i]);
+        head_sums_add(&s->layers[i / s->n_kv_heads], &s->heads[i]);
+        head_sums_add(&s->total, &s->heads[i]);
     }
 }
 
@@ -327,10 +327,10 @@ int statistics_join(struct statistics *to, const struct statistics *from, const 
     if (!joined)
         return rc == OK ? ERR_MEMORY : rc;
     for (size_t i = 0; i < to->n_cells * n; i++)
-        add_sums(&joined[i], &to->cells[i]);
+        head_sums_add(&joined[i], &to->cells[i]);
     for (size_t cell = 0; cell < from->n_cells; cell++)
         for (size_t i = 0; i < n; i++)
-            add_sums(&joined[(to->n_documents + cell) % cells * n + i], &from->cells[cell * n + i]);
+            head_sums_add(&joined[(to->n_documents + cell) % cells * n + i], &from->cells[cell * n + i]);
     free(to->cells);
     to->cells = joined;
     to->max_cells = cells;

@@ -22,6 +22,8 @@ struct head_sums {
     uint64_t attention_queries;
 };
 
+void head_sums_add(struct head_sums *to, const struct head_sums *from);
+
 double head_gate_density(const struct head_sums *s);       /* n_open / n_scored */
 double head_long_density(const struct head_sums *s);       /* n_kept / n_left_window: the default "density" */
 double head_kv_fraction(const struct head_sums *s);        /* n_resident / n_tok */

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/byte_level.h"
+#include "engine/part.h"
 #include "engine/unicode_class.h"
 
 /* A file may ask for endless growth (Replace "" by a long string, again and again). */
@@ -106,32 +107,8 @@ static int parse_metaspace(struct step *step, const json_t *json, const char *wh
     return rc;
 }
 
-static int parse_into(struct decoder *decoder, const json_t *json, const char *where, struct err *err);
-
-static int parse_sequence(struct decoder *decoder, const json_t *json, const char *where, struct err *err) {
-    json_t *members = NULL, *member;
-    size_t i;
-    int rc = json_require(json, "decoders", where, err);
-    if (rc == OK)
-        rc = json_get_array(json, "decoders", &members, where, err);
-    if (rc == OK)
-        json_array_foreach(members, i, member) {
-            rc = parse_into(decoder, member, where, err);
-            if (rc != OK)
-                break;
-        }
-    return rc;
-}
-
-static int parse_into(struct decoder *decoder, const json_t *json, const char *where, struct err *err) {
-    const char *type = "without a type";
-    if (!json_is_object(json))
-        return err_set(err, ERR_INPUT, where, "an object with a \"type\" was expected");
-    int rc = json_get_string(json, "type", &type, where, err);
-    if (rc != OK)
-        return rc;
-    if (strcmp(type, "Sequence") == 0)
-        return parse_sequence(decoder, json, where, err);
+static int add_step(void *self, const json_t *json, const char *type, const char *where, struct err *err) {
+    struct decoder *decoder = self;
     if (decoder->n_steps == MAX_STEPS)
         return err_set(err, ERR_INPUT, where, "more than %d decoders", MAX_STEPS);
     struct step *step = &decoder->steps[decoder->n_steps++];
@@ -148,11 +125,11 @@ static int parse_into(struct decoder *decoder, const json_t *json, const char *w
     else if (strcmp(type, "Fuse") == 0)
         step->kind = STEP_FUSE;
     else
-        rc = err_set(err, ERR_INPUT, where,
-                     "decoder %s is not supported\n"
-                     "(ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and Sequence are)",
-                     type);
-    return rc;
+        return err_set(err, ERR_INPUT, where,
+                       "decoder %s is not supported\n"
+                       "(ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and Sequence are)",
+                       type);
+    return OK;
 }
 
 int decoder_parse(const json_t *json, const char *where, bool byte_level, struct decoder **out, struct err *err) {
@@ -164,7 +141,7 @@ int decoder_parse(const json_t *json, const char *where, bool byte_level, struct
         return ERR_MEMORY;
     decoder->none = !json || json_is_null(json);
     decoder->byte_level = decoder->none && byte_level;
-    int rc = decoder->none ? OK : parse_into(decoder, json, place, err);
+    int rc = decoder->none ? OK : part_parse(json, "decoders", add_step, decoder, place, err);
     if (rc != OK)
         decoder_free(decoder);
     else

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/nfc.h"
+#include "engine/part.h"
 
 enum { MAX_STEPS = 32 };
 
@@ -40,32 +41,8 @@ static int read_content(const json_t *json, const char *key, const char *where, 
     return step->content ? OK : ERR_MEMORY;
 }
 
-static int parse_into(struct normalizer *normalizer, const json_t *json, const char *where, struct err *err);
-
-static int parse_sequence(struct normalizer *normalizer, const json_t *json, const char *where, struct err *err) {
-    json_t *members = NULL, *member;
-    size_t i;
-    int rc = json_require(json, "normalizers", where, err);
-    if (rc == OK)
-        rc = json_get_array(json, "normalizers", &members, where, err);
-    if (rc == OK)
-        json_array_foreach(members, i, member) {
-            rc = parse_into(normalizer, member, where, err);
-            if (rc != OK)
-                break;
-        }
-    return rc;
-}
-
-static int parse_into(struct normalizer *normalizer, const json_t *json, const char *where, struct err *err) {
-    const char *type = "without a type";
-    if (!json_is_object(json))
-        return err_set(err, ERR_INPUT, where, "an object with a \"type\" was expected");
-    int rc = json_get_string(json, "type", &type, where, err);
-    if (rc != OK)
-        return rc;
-    if (strcmp(type, "Sequence") == 0)
-        return parse_sequence(normalizer, json, where, err);
+static int add_step(void *self, const json_t *json, const char *type, const char *where, struct err *err) {
+    struct normalizer *normalizer = self;
     if (normalizer->n_steps == MAX_STEPS)
         return err_set(err, ERR_INPUT, where, "more than %d normalizers", MAX_STEPS);
     struct step *step = &normalizer->steps[normalizer->n_steps++];
@@ -79,7 +56,7 @@ static int parse_into(struct normalizer *normalizer, const json_t *json, const c
     }
     if (strcmp(type, "Replace") == 0) {
         step->kind = STEP_REPLACE;
-        rc = read_content(json, "content", where, step, err);
+        int rc = read_content(json, "content", where, step, err);
         return rc == OK ? pattern_parse(json_object_get(json, "pattern"), where, &step->pattern, err) : rc;
     }
     return err_set(err, ERR_INPUT, where, "normalizer %s is not supported (NFC, Prepend, Replace and Sequence are)", type);
@@ -92,7 +69,7 @@ int normalizer_parse(const json_t *json, const char *where, struct normalizer **
     struct normalizer *normalizer = mem_alloc(1, sizeof *normalizer, "a normalizer", err);
     if (!normalizer)
         return ERR_MEMORY;
-    int rc = json && !json_is_null(json) ? parse_into(normalizer, json, place, err) : OK;
+    int rc = json && !json_is_null(json) ? part_parse(json, "normalizers", add_step, normalizer, place, err) : OK;
     if (rc != OK)
         normalizer_free(normalizer);
     else

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/byte_level.h"
+#include "engine/part.h"
 #include "engine/unicode_class.h"
 
 /* Stages that rewrite text can double it piece by piece; real files have one. */
@@ -114,32 +115,8 @@ static int parse_metaspace(struct stage *stage, const json_t *json, const char *
     return rc;
 }
 
-static int parse_into(struct pretokenizer *p, const json_t *json, const char *where, struct err *err);
-
-static int parse_sequence(struct pretokenizer *p, const json_t *json, const char *where, struct err *err) {
-    json_t *members = NULL, *member;
-    size_t i;
-    int rc = json_require(json, "pretokenizers", where, err);
-    if (rc == OK)
-        rc = json_get_array(json, "pretokenizers", &members, where, err);
-    if (rc == OK)
-        json_array_foreach(members, i, member) {
-            rc = parse_into(p, member, where, err);
-            if (rc != OK)
-                break;
-        }
-    return rc;
-}
-
-static int parse_into(struct pretokenizer *p, const json_t *json, const char *where, struct err *err) {
-    const char *type = "without a type";
-    if (!json_is_object(json))
-        return err_set(err, ERR_INPUT, where, "an object with a \"type\" was expected");
-    int rc = json_get_string(json, "type", &type, where, err);
-    if (rc != OK)
-        return rc;
-    if (strcmp(type, "Sequence") == 0)
-        return parse_sequence(p, json, where, err);
+static int add_stage(void *self, const json_t *json, const char *type, const char *where, struct err *err) {
+    struct pretokenizer *p = self;
     if (p->n_stages == MAX_STAGES)
         return err_set(err, ERR_INPUT, where, "more than %d pre-tokenizers", MAX_STAGES);
     struct stage *stage = &p->stages[p->n_stages++];
@@ -174,7 +151,7 @@ int pretokenizer_parse(const json_t *json, const char *where, struct pretokenize
     struct pretokenizer *p = mem_alloc(1, sizeof *p, "a pre-tokenizer", err);
     if (!p)
         return ERR_MEMORY;
-    int rc = json && !json_is_null(json) ? parse_into(p, json, place, err) : OK;
+    int rc = json && !json_is_null(json) ? part_parse(json, "pretokenizers", add_stage, p, place, err) : OK;
     if (rc == OK)
         rc = check(p, place, err);
     if (rc != OK)

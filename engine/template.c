@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/vocabulary.h"
+#include "engine/part.h"
 
 enum { MAX_AROUND = 1024 }; /* tokens on either side */
 
@@ -81,37 +82,20 @@ static int add_template(const json_t *json, const char *where, struct template *
     return rc;
 }
 
-static int parse_into(const json_t *json, const char *where, struct template *out, struct err *err) {
-    const char *type = "without a type";
-    json_t *members = NULL, *member;
-    size_t i;
-    if (!json_is_object(json))
-        return err_set(err, ERR_INPUT, where, "an object with a \"type\" was expected");
-    int rc = json_get_string(json, "type", &type, where, err);
-    if (rc != OK || strcmp(type, "ByteLevel") == 0)
-        return rc;
+static int add_processor(void *self, const json_t *json, const char *type, const char *where, struct err *err) {
+    if (strcmp(type, "ByteLevel") == 0)
+        return OK;
     if (strcmp(type, "TemplateProcessing") == 0)
-        return add_template(json, where, out, err);
-    if (strcmp(type, "Sequence") != 0)
-        return err_set(err, ERR_INPUT, where,
-                       "post-processor %s is not supported (TemplateProcessing, ByteLevel and Sequence are)", type);
-    rc = json_require(json, "processors", where, err);
-    if (rc == OK)
-        rc = json_get_array(json, "processors", &members, where, err);
-    if (rc == OK)
-        json_array_foreach(members, i, member) {
-            rc = parse_into(member, where, out, err);
-            if (rc != OK)
-                break;
-        }
-    return rc;
+        return add_template(json, where, self, err);
+    return err_set(err, ERR_INPUT, where,
+                   "post-processor %s is not supported (TemplateProcessing, ByteLevel and Sequence are)", type);
 }
 
 int template_parse(const json_t *json, const char *where, struct template *out, struct err *err) {
     char place[512];
     snprintf(place, sizeof place, "%s: post_processor", where);
     *out = (struct template){0};
-    return json && !json_is_null(json) ? parse_into(json, place, out, err) : OK;
+    return json && !json_is_null(json) ? part_parse(json, "processors", add_processor, out, place, err) : OK;
 }
 
 void template_free(struct template *template) {

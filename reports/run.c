@@ -48,25 +48,10 @@ void run_free(struct run *run) {
     *run = (struct run){0};
 }
 
-static void add(struct head_sums *to, const struct head_sums *from) {
-    to->n_scored += from->n_scored;
-    to->n_open += from->n_open;
-    to->n_left_window += from->n_left_window;
-    to->n_kept += from->n_kept;
-    to->visible_pairs += from->visible_pairs;
-    to->causal_pairs += from->causal_pairs;
-    to->n_resident += from->n_resident;
-    to->n_tok += from->n_tok;
-    to->utility_sum += from->utility_sum;
-    to->far_sum += from->far_sum;
-    to->sink_sum += from->sink_sum;
-    to->attention_queries += from->attention_queries;
-}
-
 struct head_sums run_sum_head(const struct run *run, size_t kv_head) {
     struct head_sums sums = {0};
     for (size_t l = 0; l < run->statistics.n_layers; l++)
-        add(&sums, run_head(run, l, kv_head));
+        head_sums_add(&sums, run_head(run, l, kv_head));
     return sums;
 }
 
