@@ -123,28 +123,28 @@ static void attend_stats(const struct model *m, const struct step *s, int l, con
     m->ops->attend_stats(m->dev, &args);
 }
 
-/* Adds what attention gave each key to what an eviction policy knows of it. */
-static void column_sums(const struct model *m, const struct step *s, int l, const struct attend_args *attend) {
-    size_t at = (size_t)(l * s->cache->n_slots) * (size_t)m->config->n_kv_heads * (size_t)s->cache->max_len;
-    m->ops->attend_stats(m->dev, &(struct attend_stats_args){
-        .attend = attend, .column_sum = real_at(m, s->eviction->column_sum, at), .column_from = s->eviction->column_from});
+/* Where attention in layer l adds what it gives each key, for an eviction policy; NULL = nowhere. */
+static float *column_sum(const struct model *m, const struct step *s, int l) {
+    if (!s->eviction || !s->eviction->column_sum || m->config->layers[l].sliding_window > 0)
+        return NULL;
+    size_t items = (size_t)m->config->n_kv_heads * (size_t)s->cache->max_len;
+    return real_at(m, s->eviction->column_sum, (size_t)(l * s->cache->n_slots) * items);
 }
 
 static void attend_cache(const struct model *m, const struct step *s, int l) {
     const struct model_config *c = m->config;
     const struct layer_activations *a = &s->a->layers[l];
     const float *k = keys_of(m, a->qkv), *v = values_of(m, a->qkv);
-    bool columns = s->eviction && s->eviction->column_sum && c->layers[l].sliding_window == 0;
+    float *columns = column_sum(m, s, l);
     const uint8_t *open = s->all_open ? s->all_open : s->a->open + gates_at(m, s, l);
     const struct attend_args args = {
         .cache = s->cache, .batch = s->batch, .layer = l, .q = a->qkv, .k = k, .v = v, .open = open, .n_rows = s->n_rows,
         .n_heads = (size_t)c->n_heads, .ld_qkv = qkv_width(m), .scale = (float)c->attention_scale,
-        .softcap = (float)c->attention_softcap, .out = a->attended, .lse = s->stats || columns ? a->lse : NULL};
+        .softcap = (float)c->attention_softcap, .out = a->attended, .lse = s->stats || columns ? a->lse : NULL,
+        .column_sum = columns, .column_from = columns ? s->eviction->column_from : NULL};
     m->ops->attend_cache(m->dev, &args);
     if (s->stats && c->layers[l].sliding_window == 0)
         attend_stats(m, s, l, &args);
-    if (columns)
-        column_sums(m, s, l, &args);
     m->ops->kv_append(m->dev, &(struct kv_append_args){
         .cache = s->cache, .batch = s->batch, .layer = l, .k = k, .v = v, .open = open, .ld_kv = qkv_width(m)});
 }

@@ -18,7 +18,7 @@ struct step_stats {
 
 /* Where a step adds what an eviction policy goes by; device arrays. */
 struct step_eviction {
-    float *column_sum;      /* (n_layers, n_slots, n_kv_heads, max_len), see struct attend_stats_args; NULL = none */
+    float *column_sum;      /* (n_layers, n_slots, n_kv_heads, max_len), see struct attend_args; NULL = none */
     const int *column_from; /* (n_seq) host */
     double *query_sum;      /* (n_layers, n_slots, n_heads, head_dim * (head_dim + 1)), see struct query_sums_args; NULL */
     int skip;

@@ -113,10 +113,14 @@ struct attend_args {
     float softcap;           /* 0 = none, else cap * tanh(logit / cap) */
     void *out;               /* (n_rows, n_heads * head_dim) act, contiguous */
     float *lse;              /* NULL, or (n_rows, n_heads) f32: log of the sum of exp(logit) over visible keys */
+    float *column_sum;       /* NULL, or (n_slots, n_kv_heads, max_len) f32 by cache slot and position of the key, added to:
+                                its softmax weights, mean over the group's query heads, summed over the queries of positions
+                                >= column_from. Then lse is there too, and the cache notes positions */
+    const int *column_from;  /* (n_seq) host */
 };
 
-/* Sums of softmax weights of a step: for head maps and the oracle of dense models (method.md section 11), and by key for
- * policies that evict. Every output is added to. */
+/* Sums of softmax weights of a step, for head maps and the oracle of dense models (method.md section 11). Every output is
+ * added to. */
 struct attend_stats_args {
     const struct attend_args *attend; /* the arguments of the attend_cache call, lse filled */
     int window, sinks;                /* what "far" means here, whatever the cache holds */
@@ -129,10 +133,6 @@ struct attend_stats_args {
     float *future_max, *future_sum;   /* (n_slots, max_len, n_kv_heads) f32 by cache slot and position s of the key: the
                                          largest weight, and the sum, from queries t >= s + window of all query heads of
                                          the group; both NULL to skip */
-    float *column_sum;                /* (n_slots, n_kv_heads, max_len) f32 by cache slot and position of the key: mean over
-                                         the group's query heads, summed over queries t >= column_from; NULL to skip. The
-                                         only one that a cache with evicted pairs has, if it notes positions */
-    const int *column_from;           /* (n_seq) host */
 };
 
 /* Sums of queries before their rotation, for policies that expect future queries to resemble past ones: per query head the

@@ -188,22 +188,6 @@ static void stats_step(struct kv_world *w, const struct attend_args *a) {
     free(bin);
 }
 
-/* Adds the column sums of the step to those of the world. */
-static void columns_step(struct kv_world *w, const struct attend_args *a) {
-    size_t n = (size_t)(w->g.n_slots * w->g.n_kv_heads * w->g.max_len);
-    int from[WORLD_MAX_SLOTS];
-    if (!w->column_sum)
-        w->column_sum = zalloc((size_t)w->g.n_layers * n, sizeof *w->column_sum);
-    double *sum = w->column_sum + (size_t)a->layer * n;
-    struct buf sum_dev = buf_make(&w->b, w->b.real, n, sum);
-    for (int i = 0; i < a->batch.n_seq; i++)
-        from[i] = w->column_from;
-    w->b.ops->attend_stats(w->b.dev, &(struct attend_stats_args){
-        .attend = a, .column_sum = sum_dev.ptr, .column_from = from});
-    buf_read(&sum_dev, sum);
-    buf_free(&sum_dev);
-}
-
 static void layer_step(struct kv_world *w, const struct kv_batch *batch, int layer) {
     struct rows x = rows_make(w, batch, layer);
     size_t dim = (size_t)w->g.head_dim, k_at = x.n_heads * dim, v_at = k_at + (size_t)w->g.n_kv_heads * dim;
@@ -211,11 +195,21 @@ static void layer_step(struct kv_world *w, const struct kv_batch *batch, int lay
                                  .k = column(w, &x, k_at), .v = column(w, &x, v_at), .open = x.open.ptr, .n_rows = x.n,
                                  .n_heads = x.n_heads, .ld_qkv = x.ld, .scale = (float)w->g.scale,
                                  .softcap = (float)w->g.softcap, .out = x.out.ptr, .lse = x.lse.ptr};
+    size_t n_columns = (size_t)(w->g.n_slots * w->g.n_kv_heads * w->g.max_len);
+    int from[WORLD_MAX_SLOTS] = {w->column_from, w->column_from, w->column_from, w->column_from};
+    struct buf columns = {0};
+    if (w->column_sum && !w->g.ring_only[layer]) {
+        columns = buf_make(&w->b, w->b.real, n_columns, w->column_sum + (size_t)layer * n_columns);
+        attend.column_sum = columns.ptr;
+        attend.column_from = from;
+    }
     w->b.ops->attend_cache(w->b.dev, &attend);
+    if (attend.column_sum) {
+        buf_read(&columns, w->column_sum + (size_t)layer * n_columns);
+        buf_free(&columns);
+    }
     if (w->n_bins)
         stats_step(w, &attend);
-    if (w->columns && !w->g.ring_only[layer])
-        columns_step(w, &attend);
     w->b.ops->kv_append(w->b.dev, &(struct kv_append_args){.cache = w->cache, .batch = *batch, .layer = layer,
                                                           .k = attend.k, .v = attend.v, .open = x.open.ptr,
                                                           .ld_kv = x.ld});

@@ -35,8 +35,7 @@ struct kv_world {
     double *distance_sum;       /* (slot, layer, kv_head, n_bins) */
     double *future_max, *future_sum; /* (layer, slot, position, kv_head) */
     int stats_window, stats_sinks, n_bins; /* n_bins 0: no stats */
-    double *column_sum;  /* (layer, slot, kv_head, max_len) made when column sums are on */
-    bool columns;
+    double *column_sum;  /* (layer, slot, kv_head, position); NULL: not asked for */
     int column_from;
 };
 

@@ -11,7 +11,8 @@ struct keys {
     double *k, *v;   /* (n, head_dim) */
     double *logit;   /* (n) of the query at hand, -INFINITY where it cannot look */
     double *q, *out; /* (head_dim) of the query at hand */
-    double *future_max, *future_sum, *column; /* (n) of struct attend_stats_args, of this run alone */
+    double *future_max, *future_sum; /* (n) of struct attend_stats_args, of this run alone */
+    double *column;  /* (n) of struct attend_args, of this run alone */
     int *pos;        /* (n); long-term entries of a pruned lane may have no known position: INT_MIN */
     bool *always;    /* (n) visible outside the window too */
 };
@@ -20,7 +21,7 @@ struct keys {
 struct run {
     const struct attend_args *a;
     size_t lane;
-    int head, window, sinks, pos0, first, n_rows;
+    int head, window, sinks, pos0, first, n_rows, column_from;
     bool ring_only;
 };
 
@@ -33,6 +34,7 @@ static struct run run_of(const struct attend_args *a, int seq, int head) {
     run.pos0 = a->batch.pos0[seq];
     run.first = a->batch.row_splits[seq];
     run.n_rows = a->batch.row_splits[seq + 1] - run.first;
+    run.column_from = a->column_sum ? a->column_from[seq] : 0;
     ASSERT(run.n_rows > 0 && c->n_fed[run.lane] == run.pos0);
     return run;
 }
@@ -121,6 +123,20 @@ static void query_logits(struct device *dev, const struct run *run, struct keys 
     }
 }
 
+/* Adds the softmax weights of the query whose logits these are, divided by the size of the group, to those of its keys. */
+static void column_add(const struct attend_args *a, struct keys *keys, double lse) {
+    double share = (double)a->cache->n_kv_heads / (double)a->n_heads;
+    for (size_t j = 0; j < keys->n; j++)
+        keys->column[j] += exp(keys->logit[j] - lse) * share;
+}
+
+static void column_store(struct device *dev, const struct run *run, int slot, const struct keys *keys) {
+    const struct kv_cache *c = run->a->cache;
+    size_t row = ((size_t)slot * (size_t)c->n_kv_heads + (size_t)run->head) * (size_t)c->max_len;
+    for (size_t j = 0; j < keys->n; j++)
+        real_add(dev, run->a->column_sum, row + (size_t)keys->pos[j], keys->column[j]);
+}
+
 static void attend_query(struct device *dev, const struct run *run, struct keys *keys, int row, size_t query_head) {
     const struct attend_args *a = run->a;
     size_t dim = (size_t)a->cache->head_dim, at = (size_t)(run->first + row) * a->n_heads + query_head;
@@ -142,10 +158,13 @@ static void attend_query(struct device *dev, const struct run *run, struct keys 
         dtype_store(a->out, dev->dtype, at * dim + i, keys->out[i] / sum);
     if (a->lse)
         real_store(dev, a->lse, at, max + log(sum));
+    if (a->column_sum && run->pos0 + row >= run->column_from)
+        column_add(a, keys, max + log(sum));
 }
 
 static void attend_check(const struct attend_args *a) {
     const struct kv_cache *c = a->cache;
+    ASSERT(!a->column_sum || (c->long_pos && a->lse && a->column_from));
     ASSERT(a->n_heads % (size_t)c->n_kv_heads == 0 && a->ld_qkv >= a->n_heads * (size_t)c->head_dim);
     ASSERT(a->batch.n_seq == 0 || (size_t)a->batch.row_splits[a->batch.n_seq] == a->n_rows);
 }
@@ -161,9 +180,12 @@ void ref_attend_cache(struct device *dev, const struct attend_args *a) {
             struct run run = run_of(a, seq, head);
             if (!keys_collect(dev, &run, &keys))
                 return;
+            memset(keys.column, 0, keys.n * sizeof *keys.column);
             for (int row = 0; row < run.n_rows; row++)
                 for (size_t g = 0; g < group; g++)
                     attend_query(dev, &run, &keys, row, (size_t)head * group + g);
+            if (a->column_sum)
+                column_store(dev, &run, a->batch.slots[seq], &keys);
         }
 }
 
@@ -180,9 +202,7 @@ static void stats_query(struct device *dev, const struct attend_stats_args *s, c
         if (keys->logit[j] == -INFINITY)
             continue;
         double weight = exp(keys->logit[j] - lse), mass = weight * share;
-        if (s->column_sum && run->pos0 + row >= s->column_from[at / (size_t)a->cache->n_kv_heads])
-            keys->column[j] += mass;
-        if (s->future_max && distance >= s->window) {
+        if (distance >= s->window) {
             keys->future_max[j] = fmax(keys->future_max[j], weight);
             keys->future_sum[j] += weight;
         }
@@ -209,24 +229,6 @@ static void future_add(struct device *dev, const struct attend_stats_args *s, co
     }
 }
 
-/* The same for the sums by key of policies that evict. */
-static void column_add(struct device *dev, const struct attend_stats_args *s, const struct run *run, int slot,
-                       const struct keys *keys) {
-    const struct kv_cache *c = run->a->cache;
-    size_t row = ((size_t)slot * (size_t)c->n_kv_heads + (size_t)run->head) * (size_t)c->max_len;
-    for (size_t j = 0; j < keys->n; j++)
-        real_add(dev, s->column_sum, row + (size_t)keys->pos[j], keys->column[j]);
-}
-
-/* Sums by distance and future attention need every pair, sums by key the positions of those that are left. */
-static bool stats_possible(struct device *dev, const struct attend_stats_args *s, const struct run *run) {
-    bool possible = s->far_sum || s->future_max ? all_kept(run) : run->a->cache->long_pos != NULL;
-    if (!possible)
-        err_set(&dev->failure, ERR_INPUT, "attention statistics", "pairs were pruned from the cache, so distances "
-                "are not known (record attention under the policy \"full\")");
-    return possible;
-}
-
 void ref_attend_stats(struct device *dev, const struct attend_stats_args *s) {
     const struct attend_args *a = s->attend;
     size_t group = a->n_heads / (size_t)a->cache->n_kv_heads;
@@ -237,16 +239,19 @@ void ref_attend_stats(struct device *dev, const struct attend_stats_args *s) {
             if (ref_failed(dev))
                 return;
             struct run run = run_of(a, seq, head);
-            if (!stats_possible(dev, s, &run) || !keys_collect(dev, &run, &keys))
+            if (!all_kept(&run)) {
+                err_set(&dev->failure, ERR_INPUT, "attention statistics", "pairs were pruned from the cache, so distances "
+                        "are not known (record attention under the policy \"full\")");
                 return;
-            memset(keys.future_max, 0, 3 * keys.n * sizeof(double));
+            }
+            if (!keys_collect(dev, &run, &keys))
+                return;
+            memset(keys.future_max, 0, 2 * keys.n * sizeof(double));
             for (int row = 0; row < run.n_rows; row++)
                 for (size_t g = 0; g < group; g++)
                     stats_query(dev, s, &run, &keys, row, (size_t)head * group + g,
                                 (size_t)seq * (size_t)a->cache->n_kv_heads + (size_t)head);
             if (s->future_max)
                 future_add(dev, s, &run, a->batch.slots[seq], &keys);
-            if (s->column_sum)
-                column_add(dev, s, &run, a->batch.slots[seq], &keys);
         }
 }
