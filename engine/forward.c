@@ -59,6 +59,18 @@ struct predict_args model_predict_args(const struct model *m, const struct step 
         .u = real_at(m, s->a->utility, gates_at(m, s, l))};
 }
 
+static float *keys_of(const struct model *m, float *qkv) {
+    return real_at(m, qkv, (size_t)m->config->n_heads * (size_t)m->config->head_dim);
+}
+
+static float *values_of(const struct model *m, float *qkv) {
+    return real_at(m, qkv, (size_t)(m->config->n_heads + m->config->n_kv_heads) * (size_t)m->config->head_dim);
+}
+
+static size_t qkv_width(const struct model *m) {
+    return (size_t)(m->config->n_heads + 2 * m->config->n_kv_heads) * (size_t)m->config->head_dim;
+}
+
 /* Scores and gates of the step's pairs in layer l. */
 static void score(const struct model *m, const struct step *s, int l) {
     const struct policy *policy = s->policy;
@@ -70,24 +82,15 @@ static void score(const struct model *m, const struct step *s, int l) {
                             n_kv_heads, utility);
     } else if (policy->scorer == SCORER_RANDOM) {
         m->ops->score_random(m->dev, &s->batch, policy->seed, l, n_kv_heads, utility);
+    } else if (policy->scorer == SCORER_KEY_NORM) {
+        m->ops->score_key_norm(m->dev, keys_of(m, s->a->layers[l].qkv), qkv_width(m), s->n_rows, n_kv_heads,
+                               (size_t)m->config->head_dim, utility);
     } else {
         struct predict_args args = model_predict_args(m, s, l);
         m->ops->predict(m->dev, &args);
     }
     m->ops->gate(m->dev, utility, s->n_rows * n_kv_heads, (float)policy->threshold, policy->strict,
                  s->a->open + gates_at(m, s, l));
-}
-
-static float *keys_of(const struct model *m, float *qkv) {
-    return real_at(m, qkv, (size_t)m->config->n_heads * (size_t)m->config->head_dim);
-}
-
-static float *values_of(const struct model *m, float *qkv) {
-    return real_at(m, qkv, (size_t)(m->config->n_heads + m->config->n_kv_heads) * (size_t)m->config->head_dim);
-}
-
-static size_t qkv_width(const struct model *m) {
-    return (size_t)(m->config->n_heads + 2 * m->config->n_kv_heads) * (size_t)m->config->head_dim;
 }
 
 static void attend_stats(const struct model *m, const struct step *s, int l, const struct attend_args *attend) {

@@ -8,7 +8,7 @@
 #include "engine/policies/policies.h"
 
 static const struct policy_class *const classes[] = {
-    &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class,
+    &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class, &policy_keynorm, &policy_duo,
 };
 enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
 
@@ -33,6 +33,20 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
                        max);
     *out = x;
     return OK;
+}
+
+int policy_need_threshold(const struct policy_params *params, const char *score, struct err *err) {
+    if (params->threshold_given)
+        return OK;
+    return err_set(err, ERR_USAGE, "", "--policy %s needs a threshold: threshold=X, where X is %s\n"
+                   "(threshold=-1e30 keeps all and records the scores, from which to choose)", params->spec, score);
+}
+
+static bool has_param(const struct policy_params *params, const char *key) {
+    for (int i = 0; i < params->n; i++)
+        if (strcmp(params->item[i].key, key) == 0)
+            return true;
+    return false;
 }
 
 static int take_int(struct policy_params *params, const char *key, int min, int *out, struct err *err) {
@@ -90,6 +104,9 @@ void policy_fill_score(struct policy *policy, const struct model_config *model, 
 static int resolve_common(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                           struct err *err) {
     double seed = 0;
+    params->window_given = request->window > 0 || has_param(params, "window");
+    params->sinks_given = request->sinks >= 0 || has_param(params, "sinks");
+    params->threshold_given = !isnan(request->threshold) || has_param(params, "threshold");
     policy->base_window = request->window      ? request->window
                           : request->predictor ? request->predictor->window
                                                : DEFAULT_WINDOW;
@@ -135,7 +152,7 @@ static void describe(struct policy *policy) {
     policy->parameters = (struct str){0};
     str_printf(&policy->parameters, "{\"name\":\"%s\",\"window\":%d,\"sinks\":%d", policy->name, policy->base_window,
                policy->sinks);
-    if (policy->scorer == SCORER_PREDICTOR)
+    if (policy->scores != SCORE_NONE)
         str_printf(&policy->parameters, ",\"threshold\":%.17g,\"comparison\":\"%s\"", policy->threshold,
                    policy->strict ? ">" : ">=");
     if (policy->scorer == SCORER_RANDOM)

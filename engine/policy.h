@@ -15,6 +15,7 @@ enum scorer {
     SCORER_CONST,     /* one score per (layer, KV head): head_score */
     SCORER_RANDOM,    /* rng_uniform per (sequence, layer, KV head, position) */
     SCORER_PREDICTOR, /* the checkpoint's utility predictor */
+    SCORER_KEY_NORM,  /* minus the norm of the key */
 };
 
 enum score_kind { SCORE_NONE, SCORE_SIGMOID, SCORE_REAL };
@@ -23,6 +24,7 @@ struct policy {
     const char *name;       /* static */
     enum scorer scorer;
     enum score_kind scores; /* what is worth recording as utility */
+    double score_min, score_max; /* SCORE_REAL: where most scores lie, for histograms; both 0 = not known */
     bool gated;             /* a gate decides per pair; false: fixed per head (full, window, layout) */
     double threshold;       /* open when score >= threshold */
     bool strict;            /* ... > threshold */
@@ -43,6 +45,13 @@ struct policy_layout {
     char *hash; /* of the file, for records */
 };
 
+/* Scores of heads from a file of another tool, as the duo policy needs them; the array is of (n_layers, n_kv_heads). */
+struct policy_pattern {
+    double *value;
+    int window, sinks; /* as the file says; window 0 = it does not */
+    char *hash;        /* of the file, for records */
+};
+
 /* What a policy is resolved against. */
 struct policy_request {
     const struct model_config *model;
@@ -51,8 +60,10 @@ struct policy_request {
     int sinks;        /* -1 = the policy's default */
     double threshold; /* NaN = the predictor's, or 0.5 */
     uint64_t seed;
-    /* Reads the layout file a policy names; the caller frees the arrays. NULL: layouts are not available. */
+    /* Read the layout, or the head pattern, that a policy names and check that it is this model's; the caller frees the
+     * arrays. NULL: not available. */
     int (*load_layout)(void *self, const char *path, struct policy_layout *out, struct err *err);
+    int (*load_pattern)(void *self, const char *path, struct policy_pattern *out, struct err *err);
     void *self;
 };
 

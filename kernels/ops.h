@@ -224,6 +224,9 @@ struct ops {
     /* u (n_rows, n_kv_heads) f32 = rng_uniform(seed, sequence, layer, kv_head, position): open at threshold 1 - density */
     void (*score_random)(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                          float *u);
+    /* u (n_rows, n_kv_heads) f32 = -|k[row, kv_head]|, the Euclidean norm; k (n_rows, n_kv_heads * head_dim) f32, ld. */
+    void (*score_key_norm)(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                           float *u);
     /* open (n) u8 = u >= threshold (strict: u > threshold), compared in f32; NaN is closed */
     void (*gate)(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
 

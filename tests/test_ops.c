@@ -178,6 +178,21 @@ static void case_score_random(struct pair *p, size_t n_rows, size_t n_cols) {
     free(value);
 }
 
+/* A sum of n squares is off by n U / 2 of itself, its root by half of that and a rounding. */
+static void case_score_key_norm(struct pair *p, size_t n_rows, size_t n_cols) {
+    size_t n_kv_heads = 3, ld = n_kv_heads * n_cols + 5, n = n_rows * ld;
+    double *k = random_values(p, n, -3, 3, DTYPE_F32);
+    add_specials(k, n);
+    struct duo kd = duo_make(p, p->got.real, n, k), ud = duo_make(p, p->got.real, n_rows * n_kv_heads, NULL);
+    for (int side = 0; side < 2; side++) {
+        const struct backend *b = side_of(p, side);
+        b->ops->score_key_norm(b->dev, on(&kd, side), ld, n_rows, n_kv_heads, n_cols, on(&ud, side));
+    }
+    duo_finish(p, "score_key_norm", &ud, NULL, ((double)n_cols / 4 + 1) * U);
+    duo_free(&kd);
+    free(k);
+}
+
 static void case_gate(struct pair *p, size_t n_rows, size_t n_cols) {
     static const double special[] = {NAN, INFINITY, -INFINITY, 0.5, 0.49999997, 0.50000006, 0, -0.0};
     size_t n = n_rows * n_cols;
@@ -261,6 +276,7 @@ int main(void) {
         {"gather", case_gather},
         {"copy, fill, read", case_copy_fill},
         {"score_random, score_const", case_score_random},
+        {"score_key_norm", case_score_key_norm},
         {"gate", case_gate},
         {"sample", case_sample},
     };

@@ -96,6 +96,21 @@ void cpu_score_random(struct device *dev, const struct kv_batch *batch, uint64_t
                                                             (uint32_t)(batch->pos0[i] + r - batch->row_splits[i]));
 }
 
+void cpu_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u) {
+    if (device_failed(dev))
+        return;
+#pragma omp parallel for num_threads(threads_for_bytes(dev, n_rows * n_kv_heads * head_dim * sizeof *k))
+    for (size_t i = 0; i < n_rows * n_kv_heads; i++) {
+        const float *key = k + i / n_kv_heads * ld + i % n_kv_heads * head_dim;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (size_t d = 0; d < head_dim; d++)
+            sum += key[d] * key[d];
+        u[i] = -sqrtf(sum);
+    }
+}
+
 void cpu_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open) {
     if (device_failed(dev))
         return;

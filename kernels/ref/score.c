@@ -66,6 +66,19 @@ void ref_score_random(struct device *dev, const struct kv_batch *batch, uint64_t
                                        (uint32_t)(batch->pos0[i] + r - batch->row_splits[i])));
 }
 
+void ref_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u) {
+    if (ref_failed(dev))
+        return;
+    for (size_t i = 0; i < n_rows * n_kv_heads; i++) {
+        size_t at = i / n_kv_heads * ld + i % n_kv_heads * head_dim;
+        double sum = 0;
+        for (size_t d = 0; d < head_dim; d++)
+            sum += real_load(dev, k, at + d) * real_load(dev, k, at + d);
+        real_store(dev, u, i, -sqrt(sum));
+    }
+}
+
 void ref_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open) {
     if (ref_failed(dev))
         return;
