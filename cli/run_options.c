@@ -31,7 +31,7 @@ enum {
 static const struct argp_option argp_options[] = {
     {"policy", KEY_POLICY, "NAME[:KEY=VALUE,...]", 0,
      "which pairs the cache keeps: full, window, random:density=X, spkv, layout:file=F, keynorm:threshold=X, "
-     "duo:file=F (default: spkv when the checkpoint has a predictor, else full)",
+     "duo:file=F, gates:file=DIR (default: spkv when the checkpoint has a predictor, else full)",
      10},
     {"predictor", KEY_PREDICTOR, "DIR", 0, "utility predictor in a directory of its own", 10},
     {"window", KEY_WINDOW, "N", 0, "tokens that are always visible, the current one included (the predictor's, else 128)",
@@ -182,7 +182,7 @@ int loaded_policy(const struct loaded *l, const struct run_options_cli *o, const
     struct policy_request request = {
         .model = checkpoint_config(l->checkpoint), .predictor = checkpoint_predictor(l->checkpoint), .window = o->window,
         .sinks = o->sinks, .threshold = o->threshold, .seed = o->seed, .load_layout = load_layout,
-        .load_pattern = load_pattern, .self = l->checkpoint};
+        .load_pattern = load_pattern, .self = l->checkpoint, .model_dir = o->model};
     return policy_create(spec, &request, out, err);
 }
 

@@ -71,6 +71,24 @@ static size_t qkv_width(const struct model *m) {
     return (size_t)(m->config->n_heads + 2 * m->config->n_kv_heads) * (size_t)m->config->head_dim;
 }
 
+static struct predict_args gates_args(const struct model *m, const struct step *s, int l) {
+    const struct predictor_config *config = &s->policy->gates->config;
+    const struct gate_layer *w = &s->gates[l];
+    const struct layer_activations *a = &s->a->layers[l];
+    return (struct predict_args){
+        .h = config->input == PREDICTOR_NORMED ? a->h : a->x,
+        .fc1 = w->fc1, .b1 = w->b1, .fc2 = w->fc2, .b2 = w->b2, .act = config->act, .sigmoid = config->sigmoid,
+        .n_rows = s->n_rows, .n_kv_heads = (size_t)m->config->n_kv_heads,
+        .u = real_at(m, s->a->utility, gates_at(m, s, l))};
+}
+
+/* Whether the scorer reads the normed input of attention. */
+static bool scores_normed(const struct model *m, const struct policy *policy) {
+    return policy->scorer == SCORER_PREDICTOR ? m->predictor->input == PREDICTOR_NORMED
+           : policy->scorer == SCORER_GATES   ? policy->gates->config.input == PREDICTOR_NORMED
+                                              : false;
+}
+
 /* Scores and gates of the step's pairs in layer l. */
 static void score(const struct model *m, const struct step *s, int l) {
     const struct policy *policy = s->policy;
@@ -86,7 +104,7 @@ static void score(const struct model *m, const struct step *s, int l) {
         m->ops->score_key_norm(m->dev, keys_of(m, s->a->layers[l].qkv), qkv_width(m), s->n_rows, n_kv_heads,
                                (size_t)m->config->head_dim, utility);
     } else {
-        struct predict_args args = model_predict_args(m, s, l);
+        struct predict_args args = policy->scorer == SCORER_GATES ? gates_args(m, s, l) : model_predict_args(m, s, l);
         m->ops->predict(m->dev, &args);
     }
     m->ops->gate(m->dev, utility, s->n_rows * n_kv_heads, (float)policy->threshold, policy->strict,
@@ -166,8 +184,7 @@ static void attention_block(const struct model *m, const struct step *s, int l, 
     const struct model_layer *w = &m->layers[l];
     const struct layer_activations *a = &s->a->layers[l];
     size_t d = (size_t)c->d_model, ld = qkv_width(m);
-    bool normed_f32 = s->policy->scorer == SCORER_PREDICTOR && m->predictor->input == PREDICTOR_NORMED;
-    norm(m, s, a->x, add, w->attention_norm, normed_f32 ? a->h : NULL, a->normed);
+    norm(m, s, a->x, add, w->attention_norm, scores_normed(m, s->policy) ? a->h : NULL, a->normed);
     project(m, s, &w->q, a->normed, a->low.q, w->q_norm ? a->qkv_raw : a->qkv, ld);
     project(m, s, &w->k, a->normed, a->low.k, keys_of(m, w->k_norm ? a->qkv_raw : a->qkv), ld);
     project(m, s, &w->v, a->normed, a->low.v, values_of(m, a->qkv), ld);

@@ -3,6 +3,7 @@
 #define SPKV_ENGINE_FORWARD_H
 
 #include "engine/activations.h"
+#include "engine/gate_network.h"
 #include "engine/model.h"
 #include "engine/policy.h"
 #include "kernels/train_ops.h"
@@ -34,6 +35,7 @@ struct step {
     size_t n_rows;
     const struct policy *policy;
     float *const *rope;              /* host array of config->n_rope device tables */
+    const struct gate_layer *gates;  /* (n_layers) of policy->gates on the device; SCORER_GATES only */
     const float *head_score;         /* (n_layers, n_kv_heads) device copy of the policy's constants */
     struct activations *a;
     struct kv_cache *cache;          /* one of the two: a cache that the rows continue, or ... */
@@ -46,7 +48,7 @@ void model_forward(const struct model *model, const struct step *step);
 
 /* For a backward pass. Layer l again, from its x and into its other buffers. */
 void model_forward_layer(const struct model *model, const struct step *step, int l);
-/* The arguments of ops->predict and ops->train->attend_seq in layer l. */
+/* The arguments of ops->predict, of the model's predictor, and ops->train->attend_seq in layer l. */
 struct predict_args model_predict_args(const struct model *model, const struct step *step, int l);
 struct attend_seq_args model_attend_seq_args(const struct model *model, const struct step *step, int l);
 /* ... of ops->train->low_rank for a projection whose update stands beside its weight, but for y. */

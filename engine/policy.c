@@ -5,10 +5,12 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/gate_network.h"
 #include "engine/policies/policies.h"
 
 static const struct policy_class *const classes[] = {
     &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class, &policy_keynorm, &policy_duo,
+    &policy_gates,
 };
 enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
 
@@ -209,6 +211,7 @@ void policy_free(struct policy *policy) {
         return;
     free(policy->window);
     free(policy->head_score);
+    gate_network_free(policy->gates);
     str_free(&policy->parameters);
     free(policy);
 }

@@ -15,6 +15,7 @@ enum scorer {
     SCORER_CONST,     /* one score per (layer, KV head): head_score */
     SCORER_RANDOM,    /* rng_uniform per (sequence, layer, KV head, position) */
     SCORER_PREDICTOR, /* the checkpoint's utility predictor */
+    SCORER_GATES,     /* another predictor: gates */
     SCORER_KEY_NORM,  /* minus the norm of the key */
 };
 
@@ -32,6 +33,7 @@ struct policy {
     int *window;            /* (n_layers, n_kv_heads), owned; the model's own sliding_window in its sliding layers */
     float *head_score;      /* (n_layers, n_kv_heads), owned; SCORER_CONST: 1 global, 0 local */
     int base_window;        /* the window of heads without one of their own: the one that counters and records name */
+    struct gate_network *gates; /* SCORER_GATES, owned; engine/gate_network.h */
     double density;         /* random: the share of open gates */
     uint64_t seed;
     struct str parameters;  /* every parameter with its value, a JSON object, for records */
@@ -56,6 +58,7 @@ struct policy_pattern {
 struct policy_request {
     const struct model_config *model;
     const struct predictor_config *predictor; /* NULL = none */
+    const char *model_dir; /* of the checkpoint, which gates are read against; NULL: not available */
     int window;       /* 0 = the predictor's, or 128 */
     int sinks;        /* -1 = the policy's default */
     double threshold; /* NaN = the predictor's, or 0.5 */

@@ -23,6 +23,7 @@ struct session {
     struct last_step last;
     float *rope[2];           /* device */
     float *head_score;        /* device (n_layers, n_kv_heads) */
+    struct gate_layer *gates; /* (n_layers) of the policy; NULL = it has none */
     uint64_t *sequence_id;    /* (n_slots) */
     int *length;              /* (n_slots) tokens fed */
     bool *dense;              /* (n_slots) in a dense prefill */
@@ -201,6 +202,8 @@ int session_create(const struct model *model, const struct session_options *opti
         rc = model_upload_rope(model, (size_t)options->max_len, s->rope, err);
     if (rc == OK)
         rc = create_cache(s, err);
+    if (rc == OK && options->policy->gates)
+        rc = gate_layers_create(options->policy->gates, model, &s->gates, err);
     s->stats.window = options->policy->base_window;
     s->stats.sinks = options->policy->sinks;
     if (rc == OK && options->attention_stats)
@@ -233,6 +236,7 @@ void session_free(struct session *s) {
         s->model->ops->mem_free(s->model->dev, on_device[i]);
     for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
         free(on_host[i]);
+    gate_layers_free(s->model, s->gates);
     kv_cache_free(s->cache);
     activations_free(s->model, &s->a);
     free(s);
@@ -373,7 +377,7 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
     struct step step = {
         .batch = {s->last.n_seq, s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id},
         .n_rows = s->last.n_rows, .cache = s->cache, .policy = s->options.policy, .rope = s->rope,
-        .head_score = s->head_score, .a = &s->a};
+        .gates = s->gates, .head_score = s->head_score, .a = &s->a};
     bool dense = s->dense[feed->slots[0]];
     for (int i = 1; i < feed->n_seq; i++)
         ASSERT(s->dense[feed->slots[i]] == dense);

@@ -33,6 +33,6 @@ int policy_need_threshold(const struct policy_params *params, const char *score,
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score);
 
 extern const struct policy_class policy_full, policy_window, policy_random, policy_spkv, policy_layout_class, policy_keynorm,
-    policy_duo;
+    policy_duo, policy_gates;
 
 #endif
