@@ -191,7 +191,7 @@ int verify_measure(struct verification *v, const struct loaded *loaded, struct v
         rc = run_corpus(&o->run, &o->corpus, &own, PROFILE_RECORD_TOKENS, path, v->command, &result, err);
     if (rc == OK)
         rc = verify_read(v, c, column, err);
-    if (rc == OK && o->decode_context > 0)
+    if (rc == OK && o->decode_context > 0 && own.policy->scorer != SCORER_GIVEN)
         rc = decode_speed(loaded, own.policy, path, o->decode_context, o->run.chunk, &f->decode_tok_per_s, err);
     policy_free(own.policy);
     free(path);

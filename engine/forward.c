@@ -89,6 +89,16 @@ static bool scores_normed(const struct model *m, const struct policy *policy) {
                                               : false;
 }
 
+/* The step's rows of scores that were there before. */
+static void take_given(const struct model *m, const struct step *s, int l, float *utility) {
+    size_t kv = (size_t)m->config->n_kv_heads, size = kv * real_size(m->ops, m->dev);
+    for (int i = 0; i < s->batch.n_seq; i++) {
+        size_t slot = (size_t)l * (size_t)s->cache->n_slots + (size_t)s->batch.slots[i], row = (size_t)s->batch.row_splits[i];
+        const char *from = (const char *)s->given + (slot * (size_t)s->cache->max_len + (size_t)s->batch.pos0[i]) * size;
+        m->ops->copy(m->dev, (char *)utility + row * size, from, ((size_t)s->batch.row_splits[i + 1] - row) * size);
+    }
+}
+
 /* Scores and gates of the step's pairs in layer l. */
 static void score(const struct model *m, const struct step *s, int l) {
     const struct policy *policy = s->policy;
@@ -100,6 +110,8 @@ static void score(const struct model *m, const struct step *s, int l) {
                             n_kv_heads, utility);
     } else if (policy->scorer == SCORER_RANDOM) {
         m->ops->score_random(m->dev, &s->batch, policy->seed, l, n_kv_heads, utility);
+    } else if (policy->scorer == SCORER_GIVEN) {
+        take_given(m, s, l, utility);
     } else if (policy->scorer == SCORER_KEY_NORM) {
         m->ops->score_key_norm(m->dev, keys_of(m, s->a->layers[l].qkv), qkv_width(m), s->n_rows, n_kv_heads,
                                (size_t)m->config->head_dim, utility);
@@ -128,6 +140,13 @@ static void attend_stats(const struct model *m, const struct step *s, int l, con
         args.future_sum = real_at(m, stats->future_sum, future_at);
     }
     m->ops->attend_stats(m->dev, &args);
+    if (stats->value_norm) {
+        size_t head_dim = (size_t)m->config->head_dim, per_layer = attend->n_heads * head_dim * head_dim;
+        m->ops->output_norm(m->dev, &(struct output_norm_args){
+            .v = attend->v, .gram = real_at(m, (float *)(uintptr_t)stats->output_gram, (size_t)l * per_layer),
+            .n_rows = s->n_rows, .n_heads = attend->n_heads, .n_kv_heads = kv, .head_dim = head_dim,
+            .ld_v = attend->ld_qkv, .norm = real_at(m, stats->value_norm, gates_at(m, s, l))});
+    }
 }
 
 static void attend_cache(const struct model *m, const struct step *s, int l) {

@@ -15,6 +15,8 @@ struct step_stats {
     double *distance_sum;              /* (n_layers, n_seq, n_kv_heads, n_bins) */
     const int32_t *bin_of_distance;
     float *future_max, *future_sum;    /* (n_layers, n_slots, max_len, n_kv_heads); NULL = no future attention */
+    const float *output_gram;          /* (n_layers, n_heads, head_dim, head_dim); NULL = no value norms */
+    float *value_norm;                 /* (n_layers, n_rows, n_kv_heads), packed to the step's n_rows */
 };
 
 /* How attention runs over whole sequences: ops->train->attend_seq in place of a cache. */
@@ -36,6 +38,7 @@ struct step {
     const struct policy *policy;
     float *const *rope;              /* host array of config->n_rope device tables */
     const struct gate_layer *gates;  /* (n_layers) of policy->gates on the device; SCORER_GATES only */
+    const float *given;              /* (n_layers, n_slots, max_len, n_kv_heads) scores by position; SCORER_GIVEN only */
     const float *head_score;         /* (n_layers, n_kv_heads) device copy of the policy's constants */
     struct activations *a;
     struct kv_cache *cache;          /* one of the two: a cache that the rows continue, or ... */

@@ -10,9 +10,9 @@
 
 static const struct policy_class *const classes[] = {
     &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class, &policy_keynorm, &policy_duo,
-    &policy_gates,
+    &policy_gates, &policy_oracle,
 };
-enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
+enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128, MAX_COUNT = 1 << 30 };
 
 const char *policy_take(struct policy_params *params, const char *key) {
     for (int i = 0; i < params->n; i++)
@@ -51,9 +51,9 @@ static bool has_param(const struct policy_params *params, const char *key) {
     return false;
 }
 
-static int take_int(struct policy_params *params, const char *key, int min, int *out, struct err *err) {
+int policy_take_int(struct policy_params *params, const char *key, int min, int max, int *out, struct err *err) {
     double x = *out;
-    int rc = policy_take_real(params, key, min, 1 << 30, &x, err);
+    int rc = policy_take_real(params, key, min, max, &x, err);
     if (rc == OK && x != floor(x))
         rc = err_set(err, ERR_USAGE, "", "--policy %s: %s must be a whole number", params->spec, key);
     if (rc == OK)
@@ -117,9 +117,9 @@ static int resolve_common(struct policy *policy, struct policy_params *params, c
                                                    : 0.5;
     policy->sinks = request->sinks >= 0 ? request->sinks : 0;
     policy->seed = request->seed;
-    int rc = take_int(params, "window", 1, &policy->base_window, err);
+    int rc = policy_take_int(params, "window", 1, MAX_COUNT, &policy->base_window, err);
     if (rc == OK)
-        rc = take_int(params, "sinks", 0, &policy->sinks, err);
+        rc = policy_take_int(params, "sinks", 0, MAX_COUNT, &policy->sinks, err);
     if (rc == OK)
         rc = policy_take_real(params, "threshold", -1e30, 1e30, &policy->threshold, err);
     for (int i = 0; i < params->n && rc == OK; i++)

@@ -17,9 +17,16 @@ enum scorer {
     SCORER_PREDICTOR, /* the checkpoint's utility predictor */
     SCORER_GATES,     /* another predictor: gates */
     SCORER_KEY_NORM,  /* minus the norm of the key */
+    SCORER_GIVEN,     /* what a pass ahead found out, see struct foresight: session_set_scores() */
 };
 
 enum score_kind { SCORE_NONE, SCORE_SIGMOID, SCORE_REAL };
+
+/* Which future attention is the score of a pair: the largest weight or the mean, as is or times the norm of what its value
+ * becomes behind the output projection (the largest over the query heads of the group). */
+struct foresight {
+    bool mean, value_norm;
+};
 
 struct policy {
     const char *name;       /* static */
@@ -34,6 +41,7 @@ struct policy {
     float *head_score;      /* (n_layers, n_kv_heads), owned; SCORER_CONST: 1 global, 0 local */
     int base_window;        /* the window of heads without one of their own: the one that counters and records name */
     struct gate_network *gates; /* SCORER_GATES, owned; engine/gate_network.h */
+    struct foresight foresight; /* SCORER_GIVEN */
     double density;         /* random: the share of open gates */
     uint64_t seed;
     struct str parameters;  /* every parameter with its value, a JSON object, for records */
