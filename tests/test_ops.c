@@ -193,6 +193,40 @@ static void case_score_key_norm(struct pair *p, size_t n_rows, size_t n_cols) {
     free(k);
 }
 
+/* gram = B^T B as the engine makes it, so that v gram v is a sum of squares. A row of the product is off by 4 U |gram row| |v|,
+ * the whole by 8 U |v|^2 |gram|: that relative to the result, and its root half as much. */
+static void case_output_norm(struct pair *p, size_t n_rows, size_t n_cols) {
+    size_t n_kv = 2, n_heads = 6, dim = n_cols < 32 ? n_cols : 32, ld = n_kv * dim + 3, n = n_rows * n_kv;
+    double *v = random_values(p, n_rows * ld, -2, 2, DTYPE_F32), *b = random_values(p, n_heads * dim * dim, -1, 1, DTYPE_F32);
+    double *gram = zalloc(n_heads * dim * dim, sizeof *gram), *tol = zalloc(n, sizeof *tol);
+    for (size_t i = 0; i < n_heads * dim * dim; i++)
+        for (size_t c = 0; c < dim; c++)
+            gram[i] += b[(i / dim) * dim + c] * b[(i / dim / dim * dim + i % dim) * dim + c];
+    for (size_t i = 0; i < n; i++) {
+        double square = 0, largest = 0;
+        for (size_t d = 0; d < dim; d++)
+            square += v[i / n_kv * ld + i % n_kv * dim + d] * v[i / n_kv * ld + i % n_kv * dim + d];
+        for (size_t h = i % n_kv * 3; h < i % n_kv * 3 + 3; h++) {
+            double frobenius = 0;
+            for (size_t j = 0; j < dim * dim; j++)
+                frobenius += gram[h * dim * dim + j] * gram[h * dim * dim + j];
+            largest = fmax(largest, sqrt(frobenius));
+        }
+        tol[i] = sqrt(8 * U * square * largest); /* where the root is near 0 */
+    }
+    struct duo vd = duo_make(p, p->got.real, n_rows * ld, v), gd = duo_make(p, p->got.real, n_heads * dim * dim, gram);
+    struct duo nd = duo_make(p, p->got.real, n, NULL);
+    for (int side = 0; side < 2; side++) {
+        const struct backend *k = side_of(p, side);
+        k->ops->output_norm(k->dev, &(struct output_norm_args){.v = on(&vd, side), .gram = on(&gd, side), .n_rows = n_rows,
+                                                              .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = dim,
+                                                              .ld_v = ld, .norm = on(&nd, side)});
+    }
+    duo_finish(p, "output_norm", &nd, tol, U);
+    duo_free(&vd), duo_free(&gd);
+    free(v), free(b), free(gram), free(tol);
+}
+
 static void case_gate(struct pair *p, size_t n_rows, size_t n_cols) {
     static const double special[] = {NAN, INFINITY, -INFINITY, 0.5, 0.49999997, 0.50000006, 0, -0.0};
     size_t n = n_rows * n_cols;
@@ -277,6 +311,7 @@ int main(void) {
         {"copy, fill, read", case_copy_fill},
         {"score_random, score_const", case_score_random},
         {"score_key_norm", case_score_key_norm},
+        {"output_norm", case_output_norm},
         {"gate", case_gate},
         {"sample", case_sample},
     };
