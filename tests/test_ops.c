@@ -193,26 +193,35 @@ static void case_score_key_norm(struct pair *p, size_t n_rows, size_t n_cols) {
     free(k);
 }
 
-/* gram = B^T B as the engine makes it, so that v gram v is a sum of squares. A row of the product is off by 4 U |gram row| |v|,
- * the whole by 8 U |v|^2 |gram|: that relative to the result, and its root half as much. */
+/* v gram v; *size becomes |v|^2 |gram|. */
+static double product_of(const double *gram, const double *v, size_t n, double *size) {
+    double sum = 0, squares = 0, frobenius = 0;
+    for (size_t i = 0; i < n * n; i++) {
+        sum += gram[i] * v[i / n] * v[i % n];
+        frobenius += gram[i] * gram[i];
+        squares += i < n ? v[i] * v[i] : 0;
+    }
+    *size = squares * sqrt(frobenius);
+    return sum;
+}
+
+/* gram = B B^T, so that v gram v is a square. Rows and their sum are products of f32: d = 8 U |v|^2 |gram| off together, and
+ * the root of x that of d near 0, elsewhere d / sqrt(x). */
 static void case_output_norm(struct pair *p, size_t n_rows, size_t n_cols) {
-    size_t n_kv = 2, n_heads = 6, dim = n_cols < 32 ? n_cols : 32, ld = n_kv * dim + 3, n = n_rows * n_kv;
-    double *v = random_values(p, n_rows * ld, -2, 2, DTYPE_F32), *b = random_values(p, n_heads * dim * dim, -1, 1, DTYPE_F32);
-    double *gram = zalloc(n_heads * dim * dim, sizeof *gram), *tol = zalloc(n, sizeof *tol);
-    for (size_t i = 0; i < n_heads * dim * dim; i++)
+    size_t n_kv = 2, n_heads = 6, dim = n_cols < 32 ? n_cols : 32, ld = n_kv * dim + 3, n = n_rows * n_kv, square = dim * dim;
+    double *v = random_values(p, n_rows * ld, -2, 2, DTYPE_F32), *b = random_values(p, n_heads * square, -1, 1, DTYPE_F32);
+    double *gram = zalloc(n_heads * square, sizeof *gram), *tol = zalloc(n, sizeof *tol);
+    for (size_t i = 0; i < n_heads * square; i++)
         for (size_t c = 0; c < dim; c++)
-            gram[i] += b[(i / dim) * dim + c] * b[(i / dim / dim * dim + i % dim) * dim + c];
+            gram[i] += b[i / dim * dim + c] * b[(i / square * dim + i % dim) * dim + c];
+    round_all(gram, n_heads * square, DTYPE_F32);
     for (size_t i = 0; i < n; i++) {
-        double square = 0, largest = 0;
-        for (size_t d = 0; d < dim; d++)
-            square += v[i / n_kv * ld + i % n_kv * dim + d] * v[i / n_kv * ld + i % n_kv * dim + d];
+        double x = 0, d = 0, size;
         for (size_t h = i % n_kv * 3; h < i % n_kv * 3 + 3; h++) {
-            double frobenius = 0;
-            for (size_t j = 0; j < dim * dim; j++)
-                frobenius += gram[h * dim * dim + j] * gram[h * dim * dim + j];
-            largest = fmax(largest, sqrt(frobenius));
+            x = fmax(x, product_of(gram + h * square, v + i / n_kv * ld + i % n_kv * dim, dim, &size));
+            d = fmax(d, 8 * U * size);
         }
-        tol[i] = sqrt(8 * U * square * largest); /* where the root is near 0 */
+        tol[i] = fmin(sqrt(d), d / sqrt(x));
     }
     struct duo vd = duo_make(p, p->got.real, n_rows * ld, v), gd = duo_make(p, p->got.real, n_heads * dim * dim, gram);
     struct duo nd = duo_make(p, p->got.real, n, NULL);
