@@ -97,6 +97,12 @@ static int unknown_class(const char *name, struct err *err) {
     return ERR_USAGE;
 }
 
+void policy_note_predictor(struct policy *policy, const struct predictor_config *config) {
+    policy->fitted = config->fitted;
+    if (config->fitted)
+        str_puts(&policy->parameters, ",\"predictor\":\"" PREDICTOR_FITTED "\"");
+}
+
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score) {
     for (size_t i = 0; i < (size_t)model->n_layers * (size_t)model->n_kv_heads; i++)
         policy->head_score[i] = score;

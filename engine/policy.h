@@ -33,6 +33,7 @@ struct policy {
     enum scorer scorer;
     enum score_kind scores; /* what is worth recording as utility */
     double score_min, score_max; /* SCORE_REAL: where most scores lie, for histograms; both 0 = not known */
+    bool fitted;            /* its predictor was fitted to an oracle: PREDICTOR_FITTED stands beside the name */
     bool gated;             /* a gate decides per pair; false: fixed per head (full, window, layout) */
     double threshold;       /* open when score >= threshold */
     bool strict;            /* ... > threshold */

@@ -21,6 +21,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
         policy->base_window = config->window;
     str_printf(&policy->parameters, ",\"format\":\"%s\",\"gates_hash\":\"%s\"", policy->gates->format,
                policy->gates->hash);
+    policy_note_predictor(policy, config);
     if (isnan(config->threshold))
         return policy_need_threshold(params, "the least score that is kept (KVzap: about -9 to -3)", err);
     if (!params->threshold_given)

@@ -32,6 +32,9 @@ int policy_take_int(struct policy_params *params, const char *key, int min, int 
 /* ERR_USAGE unless the user gave a threshold: scores have no scale that a default could know. `score` says what they are. */
 int policy_need_threshold(const struct policy_params *params, const char *score, struct err *err);
 
+/* Names a predictor that was fitted and not trained, in the parameters. */
+void policy_note_predictor(struct policy *policy, const struct predictor_config *config);
+
 /* head_score = score everywhere. */
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score);
 

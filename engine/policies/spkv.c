@@ -12,6 +12,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->gated = true;
     policy->scores = request->predictor->sigmoid ? SCORE_SIGMOID : SCORE_REAL;
     policy->strict = request->predictor->strict;
+    policy_note_predictor(policy, request->predictor);
     return OK;
 }
 
