@@ -12,6 +12,8 @@ static const struct policy_class *const classes[] = {
 };
 enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
 
+const char *const allocation_names[3] = {"per head", "per layer", "global"};
+
 const char *policy_take(struct policy_params *params, const char *key) {
     for (int i = 0; i < params->n; i++)
         if (params->item[i].value && strcmp(params->item[i].key, key) == 0) {

@@ -19,6 +19,25 @@ enum scorer {
 
 enum score_kind { SCORE_NONE, SCORE_SIGMOID, SCORE_REAL };
 
+/* The parameter that sets how much a policy keeps, for whoever looks for the value with a wanted cost: along it what is read
+ * only rises, or only falls. */
+enum knob_scale {
+    KNOB_LINEAR, /* from min to max, either of which may be infinite */
+    KNOB_LOGIT,  /* 0 to 1, what matters close to both ends: thresholds of sigmoid scores */
+    KNOB_TOKENS, /* whole tokens, from the window of the run to the longest sequence; min and max are not used */
+};
+
+struct policy_knob {
+    const char *key;        /* of its specification, static; NULL = the cost is fixed */
+    bool rising;            /* a larger value reads more */
+    enum knob_scale scale;
+    double min, max;
+};
+
+/* How the heads share what is kept: results are compared within one allocation. */
+enum allocation { ALLOCATION_PER_HEAD, ALLOCATION_PER_LAYER, ALLOCATION_GLOBAL };
+extern const char *const allocation_names[3]; /* "per head", "per layer", "global" */
+
 struct policy {
     const char *name;       /* static */
     enum scorer scorer;
@@ -32,6 +51,9 @@ struct policy {
     int base_window;        /* the window of heads without one of their own: the one that counters and records name */
     double density;         /* random: the share of open gates */
     uint64_t seed;
+    struct policy_knob knob;
+    enum allocation allocation; /* per head: the same share everywhere; global: one bar for all heads */
+    bool trained;           /* belongs to the weights that its predictor was trained with; else it serves dense models */
     struct str parameters;  /* every parameter with its value, a JSON object, for records */
 };
 

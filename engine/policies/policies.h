@@ -15,7 +15,8 @@ struct policy_params {
 
 struct policy_class {
     const char *name, *help;
-    /* Completes a policy whose window, sinks, threshold and seed are set already. */
+    /* Completes a policy whose window, sinks, threshold and seed are set already: scorer, gates, and where they are not all
+     * zero knob, allocation, trained. */
     int (*resolve)(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                    struct err *err);
 };
