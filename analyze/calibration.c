@@ -5,14 +5,14 @@
 
 #include "base/mem.h"
 
-/* A logit of 16 is as near to the ends as a sigmoid in f32 distinguishes. */
-static const double FARTHEST_LOGIT = 16;
+/* As near to 0 and to 1 as a sigmoid in f32 tells apart. */
+static const double LEAST_LOGIT = -88, LARGEST_LOGIT = 17;
 
 /* The scale of the search: along it more is read. */
 static double to_scale(const struct calibration *c, double value) {
     double x = value;
     if (c->logit)
-        x = value <= 0 ? -FARTHEST_LOGIT : value >= 1 ? FARTHEST_LOGIT : log(value / (1 - value));
+        x = value <= 0 ? LEAST_LOGIT : value >= 1 ? LARGEST_LOGIT : log(value / (1 - value));
     return c->rising ? x : -x;
 }
 
@@ -47,9 +47,13 @@ static double between(const struct calibration *c, double wanted, const struct e
         return low->place + fmax(1, fabs(low->place));
     if (isinf(low->place))
         return high->place - fmax(1, fabs(high->place));
-    if (c->n % 3 != 2 && high->reached > low->reached)
+    if ((c->n - c->n_earlier) % 3 != 2 && high->reached > low->reached)
         frac = fmin(fmax((wanted - low->reached) / (high->reached - low->reached), 0.1), 0.9);
     return low->place + frac * width;
+}
+
+void calibration_begin(struct calibration *c) {
+    c->n_earlier = c->n;
 }
 
 static bool measured(const struct calibration *c, double value) {

@@ -23,7 +23,12 @@ struct calibration {
     /* Filled by calibration_add(). */
     struct calibration_step *steps;
     size_t n, cap;
+    size_t n_earlier; /* steps of earlier searches: calibration_begin() */
 };
+
+/* Another read fraction is wanted now. */
+void calibration_begin(struct calibration *c);
+
 
 /* The next value to measure on the way to `wanted`; false when a step is within tolerance (relative), or none is left
  * between the two nearest. */

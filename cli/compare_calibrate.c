@@ -132,10 +132,10 @@ static int take_step(struct comparison *c, struct compared_policy *p, double wan
 int compare_calibrate(struct comparison *c, struct compared_policy *p, double wanted, struct compare_row *row, char **spec,
                       struct err *err) {
     double value, tolerance = c->options->tolerance / 4; /* the rest is for the step to another text */
-    size_t before = p->calibration.n;
     int rc = OK;
     set_range(c, p);
-    while (rc == OK && p->calibration.n - before < CALIBRATE_STEPS &&
+    calibration_begin(&p->calibration);
+    while (rc == OK && p->calibration.n - p->calibration.n_earlier < CALIBRATE_STEPS &&
            calibration_next(&p->calibration, wanted, tolerance, &value))
         rc = take_step(c, p, wanted, value, err);
     const struct calibration_step *best = calibration_best(&p->calibration, wanted);
@@ -145,7 +145,7 @@ int compare_calibrate(struct comparison *c, struct compared_policy *p, double wa
         return rc;
     row->wanted = wanted;
     row->calibrated = best->reached;
-    row->n_steps = p->calibration.n - before;
+    row->n_steps = p->calibration.n - p->calibration.n_earlier;
     *spec = with_value(p, best->value, err);
     return *spec ? OK : ERR_MEMORY;
 }

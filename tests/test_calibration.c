@@ -16,6 +16,7 @@ static size_t search(struct calibration *c, function read, double wanted, double
     struct err err = {0};
     double value;
     size_t before = c->n;
+    calibration_begin(c);
     while (calibration_next(c, wanted, tolerance, &value)) {
         assert_true(c->n < before + 100);
         assert_true(value >= c->min && value <= c->max);
