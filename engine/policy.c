@@ -12,7 +12,7 @@ static const struct policy_class *const classes[] = {
 };
 enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
 
-const char *const allocation_names[3] = {"per head", "per layer", "global"};
+const char *const allocation_names[3] = {"head", "layer", "model"};
 
 const char *policy_take(struct policy_params *params, const char *key) {
     for (int i = 0; i < params->n; i++)

@@ -34,9 +34,10 @@ struct policy_knob {
     double min, max;
 };
 
-/* How the heads share what is kept: results are compared within one allocation. */
-enum allocation { ALLOCATION_PER_HEAD, ALLOCATION_PER_LAYER, ALLOCATION_GLOBAL };
-extern const char *const allocation_names[3]; /* "per head", "per layer", "global" */
+/* Who shares a budget, or a bar that scores have to pass: every KV head has its own, the heads of a layer, all heads of the
+ * model. Results are compared within one allocation. */
+enum allocation { ALLOCATION_HEAD, ALLOCATION_LAYER, ALLOCATION_MODEL };
+extern const char *const allocation_names[3]; /* "head", "layer", "model" */
 
 struct policy {
     const char *name;       /* static */
@@ -52,7 +53,7 @@ struct policy {
     double density;         /* random: the share of open gates */
     uint64_t seed;
     struct policy_knob knob;
-    enum allocation allocation; /* per head: the same share everywhere; global: one bar for all heads */
+    enum allocation allocation;
     bool trained;           /* belongs to the weights that its predictor was trained with; else it serves dense models */
     struct str parameters;  /* every parameter with its value, a JSON object, for records */
 };

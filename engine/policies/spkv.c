@@ -17,7 +17,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->knob = request->predictor->sigmoid
                        ? (struct policy_knob){.key = "threshold", .scale = KNOB_LOGIT, .min = 0, .max = 1}
                        : (struct policy_knob){.key = "threshold", .scale = KNOB_LINEAR, .min = -INFINITY, .max = INFINITY};
-    policy->allocation = ALLOCATION_GLOBAL;
+    policy->allocation = ALLOCATION_MODEL;
     policy->trained = true;
     return OK;
 }
