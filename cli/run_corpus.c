@@ -268,6 +268,8 @@ static void fill_policy_meta(const struct recording *r, struct profile_meta *m) 
     m->score = p->scores == SCORE_SIGMOID ? PROFILE_SCORE_SIGMOID
                : p->scores == SCORE_REAL  ? PROFILE_SCORE_REAL
                                           : PROFILE_SCORE_NONE;
+    m->score_min = p->score_min;
+    m->score_max = p->score_max;
     m->has_gates = p->gated;
 }
 

@@ -111,7 +111,8 @@ static int time_decoding(const struct verification *v, const struct loaded *load
     int rc = loaded_policy(loaded, &v->options->run, c->policy, &policy, err);
     if (rc != OK)
         return rc;
-    rc = decode_speed(loaded, policy, path, v->options->decode_context, v->options->run.chunk, tok_per_s, err);
+    if (policy->scorer != SCORER_GIVEN) /* that is for text that is all there */
+        rc = decode_speed(loaded, policy, path, v->options->decode_context, v->options->run.chunk, tok_per_s, err);
     policy_free(policy);
     return rc;
 }

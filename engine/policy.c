@@ -5,12 +5,14 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/gate_network.h"
 #include "engine/policies/policies.h"
 
 static const struct policy_class *const classes[] = {
-    &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class,
+    &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class, &policy_keynorm, &policy_duo,
+    &policy_gates, &policy_oracle,
 };
-enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
+enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128, MAX_COUNT = 1 << 30 };
 
 const char *const allocation_names[3] = {"head", "layer", "model"};
 
@@ -37,9 +39,23 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
     return OK;
 }
 
-static int take_int(struct policy_params *params, const char *key, int min, int *out, struct err *err) {
+int policy_need_threshold(const struct policy_params *params, const char *score, struct err *err) {
+    if (params->threshold_given)
+        return OK;
+    return err_set(err, ERR_USAGE, "", "--policy %s needs a threshold: threshold=X, where X is %s\n"
+                   "(threshold=-1e30 keeps all and records the scores, from which to choose)", params->spec, score);
+}
+
+static bool has_param(const struct policy_params *params, const char *key) {
+    for (int i = 0; i < params->n; i++)
+        if (strcmp(params->item[i].key, key) == 0)
+            return true;
+    return false;
+}
+
+int policy_take_int(struct policy_params *params, const char *key, int min, int max, int *out, struct err *err) {
     double x = *out;
-    int rc = policy_take_real(params, key, min, 1 << 30, &x, err);
+    int rc = policy_take_real(params, key, min, max, &x, err);
     if (rc == OK && x != floor(x))
         rc = err_set(err, ERR_USAGE, "", "--policy %s: %s must be a whole number", params->spec, key);
     if (rc == OK)
@@ -92,6 +108,9 @@ void policy_fill_score(struct policy *policy, const struct model_config *model, 
 static int resolve_common(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                           struct err *err) {
     double seed = 0;
+    params->window_given = request->window > 0 || has_param(params, "window");
+    params->sinks_given = request->sinks >= 0 || has_param(params, "sinks");
+    params->threshold_given = !isnan(request->threshold) || has_param(params, "threshold");
     policy->base_window = request->window      ? request->window
                           : request->predictor ? request->predictor->window
                                                : DEFAULT_WINDOW;
@@ -100,9 +119,9 @@ static int resolve_common(struct policy *policy, struct policy_params *params, c
                                                    : 0.5;
     policy->sinks = request->sinks >= 0 ? request->sinks : 0;
     policy->seed = request->seed;
-    int rc = take_int(params, "window", 1, &policy->base_window, err);
+    int rc = policy_take_int(params, "window", 1, MAX_COUNT, &policy->base_window, err);
     if (rc == OK)
-        rc = take_int(params, "sinks", 0, &policy->sinks, err);
+        rc = policy_take_int(params, "sinks", 0, MAX_COUNT, &policy->sinks, err);
     if (rc == OK)
         rc = policy_take_real(params, "threshold", -1e30, 1e30, &policy->threshold, err);
     for (int i = 0; i < params->n && rc == OK; i++)
@@ -137,7 +156,7 @@ static void describe(struct policy *policy) {
     policy->parameters = (struct str){0};
     str_printf(&policy->parameters, "{\"name\":\"%s\",\"window\":%d,\"sinks\":%d", policy->name, policy->base_window,
                policy->sinks);
-    if (policy->scorer == SCORER_PREDICTOR)
+    if (policy->scores != SCORE_NONE)
         str_printf(&policy->parameters, ",\"threshold\":%.17g,\"comparison\":\"%s\"", policy->threshold,
                    policy->strict ? ">" : ">=");
     if (policy->scorer == SCORER_RANDOM)
@@ -194,6 +213,7 @@ void policy_free(struct policy *policy) {
         return;
     free(policy->window);
     free(policy->head_score);
+    gate_network_free(policy->gates);
     str_free(&policy->parameters);
     free(policy);
 }

@@ -15,6 +15,9 @@ enum scorer {
     SCORER_CONST,     /* one score per (layer, KV head): head_score */
     SCORER_RANDOM,    /* rng_uniform per (sequence, layer, KV head, position) */
     SCORER_PREDICTOR, /* the checkpoint's utility predictor */
+    SCORER_GATES,     /* another predictor: gates */
+    SCORER_KEY_NORM,  /* minus the norm of the key */
+    SCORER_GIVEN,     /* what a pass ahead found out, see struct foresight: session_set_scores() */
 };
 
 enum score_kind { SCORE_NONE, SCORE_SIGMOID, SCORE_REAL };
@@ -39,10 +42,17 @@ struct policy_knob {
 enum allocation { ALLOCATION_HEAD, ALLOCATION_LAYER, ALLOCATION_MODEL };
 extern const char *const allocation_names[3]; /* "head", "layer", "model" */
 
+/* Which future attention is the score of a pair: the largest weight or the mean, as is or times the norm of what its value
+ * becomes behind the output projection (the largest over the query heads of the group). */
+struct foresight {
+    bool mean, value_norm;
+};
+
 struct policy {
     const char *name;       /* static */
     enum scorer scorer;
     enum score_kind scores; /* what is worth recording as utility */
+    double score_min, score_max; /* SCORE_REAL: where most scores lie, for histograms; both 0 = not known */
     bool gated;             /* a gate decides per pair; false: fixed per head (full, window, layout) */
     double threshold;       /* open when score >= threshold */
     bool strict;            /* ... > threshold */
@@ -50,6 +60,8 @@ struct policy {
     int *window;            /* (n_layers, n_kv_heads), owned; the model's own sliding_window in its sliding layers */
     float *head_score;      /* (n_layers, n_kv_heads), owned; SCORER_CONST: 1 global, 0 local */
     int base_window;        /* the window of heads without one of their own: the one that counters and records name */
+    struct gate_network *gates; /* SCORER_GATES, owned; engine/gate_network.h */
+    struct foresight foresight; /* SCORER_GIVEN */
     double density;         /* random: the share of open gates */
     uint64_t seed;
     struct policy_knob knob;
@@ -66,16 +78,26 @@ struct policy_layout {
     char *hash; /* of the file, for records */
 };
 
+/* Scores of heads from a file of another tool, as the duo policy needs them; the array is of (n_layers, n_kv_heads). */
+struct policy_pattern {
+    double *value;
+    int window, sinks; /* as the file says; window 0 = it does not */
+    char *hash;        /* of the file, for records */
+};
+
 /* What a policy is resolved against. */
 struct policy_request {
     const struct model_config *model;
     const struct predictor_config *predictor; /* NULL = none */
+    const char *model_dir; /* of the checkpoint, which gates are read against; NULL: not available */
     int window;       /* 0 = the predictor's, or 128 */
     int sinks;        /* -1 = the policy's default */
     double threshold; /* NaN = the predictor's, or 0.5 */
     uint64_t seed;
-    /* Reads the layout file a policy names; the caller frees the arrays. NULL: layouts are not available. */
+    /* Read the layout, or the head pattern, that a policy names and check that it is this model's; the caller frees the
+     * arrays. NULL: not available. */
     int (*load_layout)(void *self, const char *path, struct policy_layout *out, struct err *err);
+    int (*load_pattern)(void *self, const char *path, struct policy_pattern *out, struct err *err);
     void *self;
 };
 

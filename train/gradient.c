@@ -90,7 +90,10 @@ int gradient_create(struct params *params, const struct gradient_options *option
     g->model = m;
     g->options = *options;
     int rc = OK;
-    if (options->max_len < 1 || options->max_len > m->config->max_positions)
+    if (options->policy->scorer == SCORER_GATES || options->policy->scorer == SCORER_GIVEN)
+        rc = err_set(err, ERR_USAGE, "", "policy %s cannot be trained under (its gates are not the model's)",
+                     options->policy->name);
+    else if (options->max_len < 1 || options->max_len > m->config->max_positions)
         rc = err_set(err, ERR_USAGE, "", "%d tokens are more than the %d positions of this model (use a shorter context)",
                      options->max_len, m->config->max_positions);
     if (rc == OK)

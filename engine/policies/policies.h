@@ -11,6 +11,7 @@ struct policy_params {
         char *key, *value; /* value NULL once taken */
     } item[16];
     const char *spec; /* for messages */
+    bool window_given, sinks_given, threshold_given; /* by the user: not a default, nor the predictor's */
 };
 
 struct policy_class {
@@ -26,9 +27,16 @@ const char *policy_take(struct policy_params *params, const char *key);
 /* Takes a number in [min, max]; *out keeps its value when absent. */
 int policy_take_real(struct policy_params *params, const char *key, double min, double max, double *out, struct err *err);
 
+/* The same for a whole number. */
+int policy_take_int(struct policy_params *params, const char *key, int min, int max, int *out, struct err *err);
+
+/* ERR_USAGE unless the user gave a threshold: scores have no scale that a default could know. `score` says what they are. */
+int policy_need_threshold(const struct policy_params *params, const char *score, struct err *err);
+
 /* head_score = score everywhere. */
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score);
 
-extern const struct policy_class policy_full, policy_window, policy_random, policy_spkv, policy_layout_class;
+extern const struct policy_class policy_full, policy_window, policy_random, policy_spkv, policy_layout_class, policy_keynorm,
+    policy_duo, policy_gates, policy_oracle;
 
 #endif
