@@ -22,6 +22,26 @@ enum scorer {
 
 enum score_kind { SCORE_NONE, SCORE_SIGMOID, SCORE_REAL };
 
+/* The parameter that sets how much a policy keeps, for whoever looks for the value with a wanted cost: along it what is read
+ * only rises, or only falls. */
+enum knob_scale {
+    KNOB_LINEAR, /* from min to max, either of which may be infinite */
+    KNOB_LOGIT,  /* 0 to 1, what matters close to both ends: thresholds of sigmoid scores */
+    KNOB_TOKENS, /* whole tokens, from the window of the run to the longest sequence; min and max are not used */
+};
+
+struct policy_knob {
+    const char *key;        /* of its specification, static; NULL = the cost is fixed */
+    bool rising;            /* a larger value reads more */
+    enum knob_scale scale;
+    double min, max;
+};
+
+/* Who shares a budget, or a bar that scores have to pass: every KV head has its own, the heads of a layer, all heads of the
+ * model. Results are compared within one allocation. */
+enum allocation { ALLOCATION_HEAD, ALLOCATION_LAYER, ALLOCATION_MODEL };
+extern const char *const allocation_names[3]; /* "head", "layer", "model" */
+
 /* Which future attention is the score of a pair: the largest weight or the mean, as is or times the norm of what its value
  * becomes behind the output projection (the largest over the query heads of the group). */
 struct foresight {
@@ -35,7 +55,8 @@ struct policy {
     double score_min, score_max; /* SCORE_REAL: where most scores lie, for histograms; both 0 = not known */
     bool fitted;            /* its predictor was fitted to an oracle: PREDICTOR_FITTED stands beside the name */
     bool gated;             /* a gate decides per pair; false: fixed per head (full, window, layout) */
-    double threshold;       /* open when score >= threshold */
+    double threshold;       /* open when score >= threshold; NaN = none was given to a policy that needs one: policy_check() */
+    const char *threshold_meaning; /* static, of such a policy */
     bool strict;            /* ... > threshold */
     int sinks;
     int *window;            /* (n_layers, n_kv_heads), owned; the model's own sliding_window in its sliding layers */
@@ -45,6 +66,9 @@ struct policy {
     struct foresight foresight; /* SCORER_GIVEN */
     double density;         /* random: the share of open gates */
     uint64_t seed;
+    struct policy_knob knob;
+    enum allocation allocation;
+    bool trained;           /* belongs to the weights that its predictor was trained with; else it serves dense models */
     struct str parameters;  /* every parameter with its value, a JSON object, for records */
 };
 
@@ -83,6 +107,9 @@ struct policy_request {
  * the request; others belong to the policy. ERR_USAGE names unknown policies, keys and bad values. */
 int policy_create(const char *spec, const struct policy_request *request, struct policy **out, struct err *err);
 void policy_free(struct policy *policy);
+
+/* ERR_USAGE for a policy that cannot run before its knob is set. */
+int policy_check(const struct policy *policy, struct err *err);
 
 /* "full, window, ..." with one line each, for --help. */
 void policy_describe_all(struct str *out);

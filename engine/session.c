@@ -217,6 +217,8 @@ int session_create(const struct model *model, const struct session_options *opti
         rc = err_set(err, ERR_USAGE, "", "policy %s knows the future: it needs the whole text in advance, and can neither "
                      "generate nor be timed token by token (use it in profile and verify)", options->policy->name);
     if (rc == OK)
+        rc = policy_check(options->policy, err);
+    if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
         rc = activations_create(model, options->max_rows, KEEP_NOTHING, has_stats(s), &s->a, err);

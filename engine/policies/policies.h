@@ -16,7 +16,8 @@ struct policy_params {
 
 struct policy_class {
     const char *name, *help;
-    /* Completes a policy whose window, sinks, threshold and seed are set already. */
+    /* Completes a policy whose window, sinks, threshold and seed are set already: scorer, gates, and where they are not all
+     * zero knob, allocation, trained. */
     int (*resolve)(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                    struct err *err);
 };
@@ -29,11 +30,12 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
 /* The same for a whole number. */
 int policy_take_int(struct policy_params *params, const char *key, int min, int max, int *out, struct err *err);
 
-/* ERR_USAGE unless the user gave a threshold: scores have no scale that a default could know. `score` says what they are. */
-int policy_need_threshold(const struct policy_params *params, const char *score, struct err *err);
+/* The policy has to be given a threshold, since its scores have no scale that a default could know: NaN unless the user gave
+ * one. `meaning`, static, says what it is. */
+void policy_need_threshold(struct policy *policy, const struct policy_params *params, const char *meaning);
 
-/* Names a predictor that was fitted and not trained, in the parameters. */
-void policy_note_predictor(struct policy *policy, const struct predictor_config *config);
+/* Scores, comparison and knob of a predictor; one that was fitted and not trained is named so in the parameters. */
+void policy_use_predictor(struct policy *policy, const struct predictor_config *config);
 
 /* head_score = score everywhere. */
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score);
