@@ -5,20 +5,22 @@
 
 #include "base/mem.h"
 
-/* As near to 0 and to 1 as a sigmoid in f32 tells apart. */
+/* As near to 0 as f32 comes, and to 1 as a sigmoid does. */
 static const double LEAST_LOGIT = -88, LARGEST_LOGIT = 17;
 
 /* The scale of the search: along it more is read. */
 static double to_scale(const struct calibration *c, double value) {
     double x = value;
-    if (c->logit)
+    if (c->scale == CALIBRATION_LOGIT)
         x = value <= 0 ? LEAST_LOGIT : value >= 1 ? LARGEST_LOGIT : log(value / (1 - value));
+    else if (c->scale == CALIBRATION_LOG)
+        x = value <= 0 ? LEAST_LOGIT : log(value);
     return c->rising ? x : -x;
 }
 
 static double from_scale(const struct calibration *c, double place) {
     double x = c->rising ? place : -place;
-    return c->logit ? 1 / (1 + exp(-x)) : x;
+    return c->scale == CALIBRATION_LOGIT ? 1 / (1 + exp(-x)) : c->scale == CALIBRATION_LOG ? exp(x) : x;
 }
 
 struct end {

@@ -78,7 +78,7 @@ struct compare_row {
     enum allocation allocation;
     int window, sinks;
     json_t *parameters;
-    uint32_t chunk, batch;        /* of the run */
+    uint32_t chunk, batch;        /* chunk: at whose ends pairs are evicted, else of the run */
     struct figures figures;
     struct corpus_figures *corpora; /* (n_corpora) of the comparison */
 };

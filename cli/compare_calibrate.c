@@ -101,10 +101,16 @@ int compare_begin_calibration(struct comparison *c, struct err *err) {
 static void set_range(const struct comparison *c, struct compared_policy *p) {
     struct calibration *k = &p->calibration;
     k->rising = p->knob.rising;
-    k->logit = p->knob.scale == KNOB_LOGIT;
     k->whole = p->knob.scale == KNOB_TOKENS;
     k->min = k->whole ? (double)c->window : p->knob.min;
     k->max = k->whole ? fmax((double)c->longest, k->min) : p->knob.max;
+    if (p->knob.scale == KNOB_LOGIT) {
+        k->scale = CALIBRATION_LOGIT;
+    } else if (p->knob.scale == KNOB_LOG) {
+        k->scale = CALIBRATION_LOG;
+        k->min = 0;
+        k->max = INFINITY;
+    }
     k->least = c->floor;
 }
 

@@ -74,6 +74,18 @@ static bool is_named(const struct comparison *c, const char *spec) {
     return false;
 }
 
+/* What a policy is, before its knob has a value: where it cannot be without a threshold, under any. */
+static int look_at(const struct weights *w, const char *spec, struct policy **out, struct err *err) {
+    struct run_options_cli run = w->run;
+    struct err first = {0}, second = {0};
+    if (loaded_policy(w->loaded, &run, spec, out, &first) == OK)
+        return OK;
+    run.threshold = 0;
+    if (loaded_policy(w->loaded, &run, spec, out, &second) == OK)
+        return OK;
+    return err_set(err, first.code, first.where, "%s", first.message);
+}
+
 /* Policies that belong to trained weights run there, all others on the dense ones. */
 static int add_policy(struct comparison *c, const char *text, size_t n, struct err *err) {
     struct compared_policy *p = &c->policies[c->n_policies];
@@ -92,13 +104,14 @@ static int add_policy(struct comparison *c, const char *text, size_t n, struct e
     }
     *p = (struct compared_policy){.spec = spec, .weights = &c->dense};
     c->n_policies++;
-    int rc = loaded_policy(&c->model, &c->options->run, spec, &policy, err);
-    if (rc == OK && policy->trained)
-        p->weights = &c->trained;
-    if (rc == OK && !policy->trained) { /* resolved anew: on the twin the file of a policy may not fit */
+    int rc = OK;
+    if (c->trained.loaded && (rc = look_at(&c->trained, spec, &policy, err)) == OK) {
+        if (policy->trained)
+            p->weights = &c->trained;
         policy_free(policy);
-        rc = loaded_policy(c->dense.loaded, &c->dense.run, spec, &policy, err);
     }
+    if (rc == OK)
+        rc = look_at(p->weights, spec, &policy, err);
     if (rc != OK)
         return rc;
     if (policy->knob.key && !gives(spec, policy->knob.key))

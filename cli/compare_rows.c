@@ -37,6 +37,7 @@ static int describe_policy(struct compare_row *row, struct err *err) {
     row->allocation = policy->allocation;
     row->window = policy->base_window;
     row->sinks = policy->sinks;
+    row->chunk = (uint32_t)policy->evict.chunk;
     rc = json_parse_object(policy->parameters.data, policy->parameters.len, row->spec, &row->parameters, err);
     policy_free(policy);
     return rc;
@@ -164,7 +165,8 @@ static int read_corpora(struct comparison *c, struct compare_row *row, struct er
     if (rc != OK)
         return rc;
     c->n_corpora = profile_meta(profile)->n_corpora;
-    row->chunk = profile_meta(profile)->chunk;
+    if (row->chunk == 0)
+        row->chunk = profile_meta(profile)->chunk;
     row->batch = profile_meta(profile)->batch;
     if (!(row->corpora = mem_alloc(c->n_corpora, sizeof *row->corpora, "corpora", err)))
         rc = ERR_MEMORY;

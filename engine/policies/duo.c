@@ -54,6 +54,9 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     if (!params->sinks_given && pattern.window > 0)
         policy->sinks = pattern.sinks;
     policy->scorer = SCORER_CONST;
+    policy->allocation = ALLOCATION_MODEL;
+    if (!params->threshold_given)
+        policy->knob = (struct policy_knob){.key = "heads-global", .rising = true, .scale = KNOB_LINEAR, .min = 0, .max = 1};
     choose(policy, request->model, pattern.value, share);
     str_printf(&policy->parameters, isnan(share) ? ",\"threshold\":%.17g" : ",\"heads_global\":%.17g",
                isnan(share) ? policy->threshold : share);

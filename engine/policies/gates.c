@@ -17,6 +17,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->gated = true;
     policy->scores = config->sigmoid ? SCORE_SIGMOID : SCORE_REAL;
     policy->strict = config->strict;
+    policy_set_threshold_knob(policy, config->sigmoid);
     if (!params->window_given)
         policy->base_window = config->window;
     str_printf(&policy->parameters, ",\"format\":\"%s\",\"gates_hash\":\"%s\"", policy->gates->format,

@@ -14,6 +14,8 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->gated = true;
     policy->scores = SCORE_REAL;
     policy->strict = false;
+    policy->allocation = ALLOCATION_MODEL;
+    policy->knob = (struct policy_knob){.key = "threshold", .scale = KNOB_LINEAR, .min = -INFINITY, .max = 0};
     policy->score_min = -4 * sqrt((double)request->model->head_dim); /* components of about 1 up to 4 */
     return policy_need_threshold(params, "minus the largest norm of a key that is kept", err);
 }

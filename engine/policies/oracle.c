@@ -26,6 +26,8 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->foresight.value_norm = value_norm;
     policy->scores = value_norm ? SCORE_REAL : SCORE_SIGMOID; /* else a share of attention, 0 to 1 */
     policy->strict = false;
+    policy->allocation = ALLOCATION_MODEL;
+    policy->knob = (struct policy_knob){.key = "threshold", .scale = KNOB_LOG};
     str_printf(&policy->parameters, ",\"score\":\"%s\",\"value_norm\":%s,\"knows_the_future\":true",
                policy->foresight.mean ? "mean" : "max", value_norm ? "true" : "false");
     return rc;

@@ -1,6 +1,4 @@
 /* spkv: a pair is kept when its predicted utility reaches the threshold (arXiv 2605.14037). */
-#include <math.h>
-
 #include "engine/policies/policies.h"
 
 static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request,
@@ -14,10 +12,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->gated = true;
     policy->scores = request->predictor->sigmoid ? SCORE_SIGMOID : SCORE_REAL;
     policy->strict = request->predictor->strict;
-    policy->knob = request->predictor->sigmoid
-                       ? (struct policy_knob){.key = "threshold", .scale = KNOB_LOGIT, .min = 0, .max = 1}
-                       : (struct policy_knob){.key = "threshold", .scale = KNOB_LINEAR, .min = -INFINITY, .max = INFINITY};
-    policy->allocation = ALLOCATION_MODEL;
+    policy_set_threshold_knob(policy, request->predictor->sigmoid);
     policy->trained = true;
     return OK;
 }
