@@ -149,6 +149,9 @@ int compare_calibrate(struct comparison *c, struct compared_policy *p, double wa
         rc = err_set(err, ERR_USAGE, "", "%s has no value of %s to choose from", p->spec, p->knob.key);
     if (rc != OK)
         return rc;
+    if (fabs(best->reached - wanted) > c->options->tolerance * wanted)
+        cli_note(c->options->run.quiet, "%s reads %.4f of the calibration text at best, wanted %.4f: its row is not matched",
+                 p->spec, best->reached, wanted);
     row->wanted = wanted;
     row->calibrated = best->reached;
     row->n_steps = p->calibration.n - p->calibration.n_earlier;

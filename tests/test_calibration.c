@@ -110,6 +110,18 @@ static void a_jump_ends_at_its_nearer_side(void **state) {
     calibration_free(&c);
 }
 
+/* A budget that chunks do not let below a half. */
+static double at_least_half(double budget) { return 0.5 + 0.5 * floor(20 * budget) / 20; }
+
+static void a_floor_is_noticed(void **state) {
+    struct calibration c = {.min = 0, .max = 1, .rising = true, .least = 0.2};
+    struct calibration_step best;
+    (void)state;
+    assert_true(search(&c, at_least_half, 0.3, 0.0025, &best) <= 6);
+    assert_true(best.reached == 0.5);
+    calibration_free(&c);
+}
+
 /* Pairs of a window of x tokens in sequences of 97. */
 static double window_of(double x) { return (x * 97 - x * (x - 1) / 2) / (97 * 98 / 2); }
 
@@ -134,6 +146,7 @@ int main(void) {
         cmocka_unit_test(a_scale_without_ends_is_widened),
         cmocka_unit_test(small_thresholds_are_found_by_their_order),
         cmocka_unit_test(a_jump_ends_at_its_nearer_side),
+        cmocka_unit_test(a_floor_is_noticed),
         cmocka_unit_test(whole_numbers_equal_trying_them_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
