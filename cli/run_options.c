@@ -202,6 +202,8 @@ int loaded_open(const struct run_options_cli *o, bool need_tokenizer, struct loa
         const char *spec = o->policy ? o->policy : checkpoint_predictor(l->checkpoint) ? "spkv" : "full";
         rc = loaded_policy(l, o, spec, &l->policy, err);
     }
+    if (rc == OK)
+        rc = policy_check(l->policy, err);
     if (rc == OK && need_tokenizer)
         rc = open_tokenizer(o, l, err);
     if (rc == OK && checkpoint_warning(l->checkpoint))

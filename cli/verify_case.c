@@ -43,6 +43,8 @@ int verify_add_policy(struct verification *v, const char *name, const char *poli
     struct policy *resolved;
     int rc = loaded_policy(&v->loaded, &v->options->run, policy, &resolved, err); /* mistakes show before the first run */
     if (rc == OK)
+        rc = policy_check(resolved, err);
+    if (resolved)
         policy_free(resolved);
     return rc == OK ? add_case(v, name, strlen(name), policy, &c, err) : rc;
 }

@@ -41,11 +41,10 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
     return OK;
 }
 
-int policy_need_threshold(const struct policy_params *params, const char *score, struct err *err) {
-    if (params->threshold_given)
-        return OK;
-    return err_set(err, ERR_USAGE, "", "--policy %s needs a threshold: threshold=X, where X is %s\n"
-                   "(threshold=-1e30 keeps all and records the scores, from which to choose)", params->spec, score);
+void policy_need_threshold(struct policy *policy, const struct policy_params *params, const char *meaning) {
+    policy->threshold_meaning = meaning;
+    if (!params->threshold_given)
+        policy->threshold = (double)NAN;
 }
 
 static bool has_param(const struct policy_params *params, const char *key) {
@@ -101,10 +100,17 @@ static int unknown_class(const char *name, struct err *err) {
     return ERR_USAGE;
 }
 
-void policy_set_threshold_knob(struct policy *policy, bool sigmoid) {
-    policy->knob = (struct policy_knob){.key = "threshold", .scale = sigmoid ? KNOB_LOGIT : KNOB_LINEAR,
-                                        .min = sigmoid ? 0 : -INFINITY, .max = sigmoid ? 1 : INFINITY};
+void policy_use_predictor(struct policy *policy, const struct predictor_config *config) {
+    policy->gated = true;
+    policy->scores = config->sigmoid ? SCORE_SIGMOID : SCORE_REAL;
+    policy->strict = config->strict;
+    policy->knob = config->sigmoid
+                       ? (struct policy_knob){.key = "threshold", .scale = KNOB_LOGIT, .min = 0, .max = 1}
+                       : (struct policy_knob){.key = "threshold", .scale = KNOB_LINEAR, .min = -INFINITY, .max = INFINITY};
     policy->allocation = ALLOCATION_MODEL;
+    policy->fitted = config->fitted;
+    if (config->fitted)
+        str_puts(&policy->parameters, ",\"predictor\":\"" PREDICTOR_FITTED "\"");
 }
 
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score) {
@@ -164,7 +170,7 @@ static void describe(struct policy *policy) {
     policy->parameters = (struct str){0};
     str_printf(&policy->parameters, "{\"name\":\"%s\",\"window\":%d,\"sinks\":%d", policy->name, policy->base_window,
                policy->sinks);
-    if (policy->scores != SCORE_NONE)
+    if (policy->scores != SCORE_NONE && !isnan(policy->threshold))
         str_printf(&policy->parameters, ",\"threshold\":%.17g,\"comparison\":\"%s\"", policy->threshold,
                    policy->strict ? ">" : ">=");
     if (policy->scorer == SCORER_RANDOM)
@@ -214,6 +220,13 @@ out:
     policy_free(policy);
     free(copy);
     return rc;
+}
+
+int policy_check(const struct policy *policy, struct err *err) {
+    if (!isnan(policy->threshold))
+        return OK;
+    return err_set(err, ERR_USAGE, "", "policy %s needs a threshold, %s: %s:threshold=X\n(threshold=-1e30 keeps all and "
+                   "records the scores, from which to choose)", policy->name, policy->threshold_meaning, policy->name);
 }
 
 void policy_free(struct policy *policy) {

@@ -68,8 +68,10 @@ struct policy {
     enum scorer scorer;
     enum score_kind scores; /* what is worth recording as utility */
     double score_min, score_max; /* SCORE_REAL: where most scores lie, for histograms; both 0 = not known */
+    bool fitted;            /* its predictor was fitted to an oracle: PREDICTOR_FITTED stands beside the name */
     bool gated;             /* a gate decides per pair; false: fixed per head (full, window, layout) */
-    double threshold;       /* open when score >= threshold */
+    double threshold;       /* open when score >= threshold; NaN = none was given to a policy that needs one: policy_check() */
+    const char *threshold_meaning; /* static, of such a policy */
     bool strict;            /* ... > threshold */
     int sinks;
     int *window;            /* (n_layers, n_kv_heads), owned; the model's own sliding_window in its sliding layers */
@@ -128,6 +130,9 @@ int policy_step(const struct policy *policy, int fed, int n);
 /* Eviction: long-term pairs, sinks apart, that a head may keep of a sequence of n_tok tokens; with a shared budget, on
  * average. */
 int policy_budget(const struct policy *policy, int n_tok);
+
+/* ERR_USAGE for a policy that cannot run before its knob is set. */
+int policy_check(const struct policy *policy, struct err *err);
 
 /* "full, window, ..." with one line each, for --help. */
 void policy_describe_all(struct str *out);

@@ -226,6 +226,8 @@ int session_create(const struct model *model, const struct session_options *opti
                      "(for a dense prefill make the chunk as long as the prompt: --policy %s:chunk=N)",
                      options->policy->name, options->policy->name);
     if (rc == OK)
+        rc = policy_check(options->policy, err);
+    if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
         rc = activations_create(model, options->max_rows, KEEP_NOTHING,

@@ -58,7 +58,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     if (!params->threshold_given)
         policy->knob = (struct policy_knob){.key = "heads-global", .rising = true, .scale = KNOB_LINEAR, .min = 0, .max = 1};
     choose(policy, request->model, pattern.value, share);
-    str_printf(&policy->parameters, isnan(share) ? ",\"threshold\":%.17g" : ",\"heads_global\":%.17g",
+    str_printf(&policy->parameters, isnan(share) ? ",\"threshold\":%.17g" : ",\"heads-global\":%.17g",
                isnan(share) ? policy->threshold : share);
     str_printf(&policy->parameters, ",\"pattern_hash\":\"%s\"", pattern.hash ? pattern.hash : "");
     free(pattern.value);

@@ -14,17 +14,14 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
         return rc;
     const struct predictor_config *config = &policy->gates->config;
     policy->scorer = SCORER_GATES;
-    policy->gated = true;
-    policy->scores = config->sigmoid ? SCORE_SIGMOID : SCORE_REAL;
-    policy->strict = config->strict;
-    policy_set_threshold_knob(policy, config->sigmoid);
+    policy_use_predictor(policy, config);
     if (!params->window_given)
         policy->base_window = config->window;
     str_printf(&policy->parameters, ",\"format\":\"%s\",\"gates_hash\":\"%s\"", policy->gates->format,
                policy->gates->hash);
     if (isnan(config->threshold))
-        return policy_need_threshold(params, "the least score that is kept (KVzap: about -9 to -3)", err);
-    if (!params->threshold_given)
+        policy_need_threshold(policy, params, "the least score that is kept (KVzap: about -9 to -3)");
+    else if (!params->threshold_given)
         policy->threshold = config->threshold;
     return OK;
 }

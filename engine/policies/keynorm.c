@@ -10,14 +10,16 @@
 
 static int resolve(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                    struct err *err) {
+    (void)err;
     policy->scorer = SCORER_KEY_NORM;
     policy->gated = true;
     policy->scores = SCORE_REAL;
     policy->strict = false;
-    policy->allocation = ALLOCATION_MODEL;
     policy->knob = (struct policy_knob){.key = "threshold", .scale = KNOB_LINEAR, .min = -INFINITY, .max = 0};
+    policy->allocation = ALLOCATION_MODEL;
     policy->score_min = -4 * sqrt((double)request->model->head_dim); /* components of about 1 up to 4 */
-    return policy_need_threshold(params, "minus the largest norm of a key that is kept", err);
+    policy_need_threshold(policy, params, "minus the largest norm of a key that is kept");
+    return OK;
 }
 
 const struct policy_class policy_keynorm = {"keynorm", "threshold=X: pairs whose key has a norm of at most -X", resolve};

@@ -32,16 +32,17 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
 /* The same for a whole number. */
 int policy_take_int(struct policy_params *params, const char *key, int min, int max, int *out, struct err *err);
 
-/* ERR_USAGE unless the user gave a threshold: scores have no scale that a default could know. `score` says what they are. */
-int policy_need_threshold(const struct policy_params *params, const char *score, struct err *err);
+/* The policy has to be given a threshold, since its scores have no scale that a default could know: NaN unless the user gave
+ * one. `meaning`, static, says what it is. */
+void policy_need_threshold(struct policy *policy, const struct policy_params *params, const char *meaning);
+
+/* Scores, comparison and knob of a predictor; one that was fitted and not trained is named so in the parameters. */
+void policy_use_predictor(struct policy *policy, const struct predictor_config *config);
 
 /* What eviction policies share: every pair is kept when it leaves the ring, budget, chunk and allocation are taken, and
  * described in policy->parameters. */
 int policy_take_eviction(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                          struct err *err);
-
-/* The threshold of a predictor's scores as knob, one bar for all heads. */
-void policy_set_threshold_knob(struct policy *policy, bool sigmoid);
 
 /* head_score = score everywhere. */
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score);
