@@ -5,33 +5,36 @@
 
 #include "base/mem.h"
 
-/* As near to 0 and to 1 as a sigmoid in f32 tells apart. */
+/* As near to 0 as f32 comes, and to 1 as a sigmoid does. */
 static const double LEAST_LOGIT = -88, LARGEST_LOGIT = 17;
 
 /* The scale of the search: along it more is read. */
 static double to_scale(const struct calibration *c, double value) {
     double x = value;
-    if (c->logit)
+    if (c->scale == CALIBRATION_LOGIT)
         x = value <= 0 ? LEAST_LOGIT : value >= 1 ? LARGEST_LOGIT : log(value / (1 - value));
+    else if (c->scale == CALIBRATION_LOG)
+        x = value <= 0 ? LEAST_LOGIT : log(value);
     return c->rising ? x : -x;
 }
 
 static double from_scale(const struct calibration *c, double place) {
     double x = c->rising ? place : -place;
-    return c->logit ? 1 / (1 + exp(-x)) : x;
+    return c->scale == CALIBRATION_LOGIT ? 1 / (1 + exp(-x)) : c->scale == CALIBRATION_LOG ? exp(x) : x;
 }
 
 struct end {
     double place, reached;
+    bool measured;
 };
 
 /* The nearest places below and above; the ends of the scale where nothing was measured. */
 static void find_bracket(const struct calibration *c, double wanted, struct end *low, struct end *high) {
     double a = to_scale(c, c->min), b = to_scale(c, c->max);
-    *low = (struct end){a < b ? a : b, c->least};
-    *high = (struct end){a < b ? b : a, 1};
+    *low = (struct end){a < b ? a : b, c->least, false};
+    *high = (struct end){a < b ? b : a, 1, false};
     for (size_t i = 0; i < c->n; i++) {
-        struct end step = {to_scale(c, c->steps[i].value), c->steps[i].reached};
+        struct end step = {to_scale(c, c->steps[i].value), c->steps[i].reached, true};
         if (step.reached < wanted && step.place >= low->place)
             *low = step;
         else if (step.reached >= wanted && step.place <= high->place)
@@ -39,8 +42,20 @@ static void find_bracket(const struct calibration *c, double wanted, struct end 
     }
 }
 
+/* Whether two steps beside a place read the same: on the way from there to an end nothing may change any more. */
+static bool is_flat(const struct calibration *c, const struct end *end) {
+    size_t n = 0;
+    for (size_t i = 0; i < c->n; i++)
+        n += c->steps[i].reached == end->reached;
+    return n >= 2;
+}
+
 static double between(const struct calibration *c, double wanted, const struct end *low, const struct end *high) {
     double frac = 0.5, width = high->place - low->place;
+    if (isfinite(low->place) && !low->measured && high->measured && is_flat(c, high))
+        return low->place;
+    if (isfinite(high->place) && !high->measured && low->measured && is_flat(c, low))
+        return high->place;
     if (isinf(low->place) && isinf(high->place))
         return 0;
     if (isinf(high->place))

@@ -13,12 +13,15 @@ struct calibration_step {
     double value, reached; /* of the knob; the read fraction, 0 to 1 */
 };
 
+/* The knob is searched as x, log(x / (1 - x)) or log(x). */
+enum calibration_scale { CALIBRATION_LINEAR, CALIBRATION_LOGIT, CALIBRATION_LOG };
+
 struct calibration {
     /* Set by the caller. */
-    double min, max;  /* of the knob; either may be infinite, 0 and 1 with logit */
+    double min, max;  /* of the knob; either may be infinite; 0 and 1 with LOGIT, 0 and infinite with LOG */
     bool rising;      /* a larger value reads more */
     bool whole;       /* only whole numbers */
-    bool logit;       /* searched as log(x / (1 - x)) */
+    enum calibration_scale scale;
     double least;     /* what is read at the closed end, about: where the search begins. The open end reads everything */
     /* Filled by calibration_add(). */
     struct calibration_step *steps;

@@ -112,7 +112,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 /* What was not said depends on the model. */
 static int complete_options(struct compare_options *o, const struct comparison *c, struct err *err) {
-    bool predictor = c->trained.loaded != NULL;
+    bool predictor = c->own != NULL;
     if (o->match_spkv && !predictor)
         return err_set(err, ERR_USAGE, "", "--match spkv: %s has no predictor (use --match read-fraction=X)", o->run.model);
     if (!predictor && o->n_fractions == 0)

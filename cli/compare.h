@@ -78,7 +78,7 @@ struct compare_row {
     enum allocation allocation;
     int window, sinks;
     json_t *parameters;
-    uint32_t chunk, batch;        /* of the run */
+    uint32_t chunk, batch;        /* chunk: at whose ends pairs are evicted, else of the run */
     struct figures figures;
     struct corpus_figures *corpora; /* (n_corpora) of the comparison */
 };
@@ -89,7 +89,10 @@ struct comparison {
     const struct compare_options *options;
     char *command;                /* line */
     struct loaded model, twin;    /* twin zero without --twin */
-    struct weights dense, trained; /* of policies for dense models; of those with a predictor: loaded NULL = MODEL has none */
+    struct weights dense;         /* of policies for dense models */
+    struct weights trained;       /* of those that were trained with their weights; loaded NULL = MODEL is not such */
+    const struct weights *own;    /* where MODEL's predictor runs: one that was fitted to a frozen model, on the dense weights;
+                                     NULL = it has none */
     struct corpus_options_cli calibration_corpus, measured_corpus;
     const char *calibration_kind; /* "other text", "other documents", "the same text" */
     uint32_t window, far_from;    /* the gap is looked at from position 2 * window on */

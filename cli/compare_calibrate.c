@@ -101,10 +101,16 @@ int compare_begin_calibration(struct comparison *c, struct err *err) {
 static void set_range(const struct comparison *c, struct compared_policy *p) {
     struct calibration *k = &p->calibration;
     k->rising = p->knob.rising;
-    k->logit = p->knob.scale == KNOB_LOGIT;
     k->whole = p->knob.scale == KNOB_TOKENS;
     k->min = k->whole ? (double)c->window : p->knob.min;
     k->max = k->whole ? fmax((double)c->longest, k->min) : p->knob.max;
+    if (p->knob.scale == KNOB_LOGIT) {
+        k->scale = CALIBRATION_LOGIT;
+    } else if (p->knob.scale == KNOB_LOG) {
+        k->scale = CALIBRATION_LOG;
+        k->min = 0;
+        k->max = INFINITY;
+    }
     k->least = c->floor;
 }
 
@@ -143,6 +149,9 @@ int compare_calibrate(struct comparison *c, struct compared_policy *p, double wa
         rc = err_set(err, ERR_USAGE, "", "%s has no value of %s to choose from", p->spec, p->knob.key);
     if (rc != OK)
         return rc;
+    if (fabs(best->reached - wanted) > c->options->tolerance * wanted)
+        cli_note(c->options->run.quiet, "%s reads %.4f of the calibration text at best, wanted %.4f: its row is not matched",
+                 p->spec, best->reached, wanted);
     row->wanted = wanted;
     row->calibrated = best->reached;
     row->n_steps = p->calibration.n - p->calibration.n_earlier;

@@ -21,8 +21,9 @@ static int check_tokenizers(const struct comparison *c, struct err *err) {
 
 static int open_twin(struct comparison *c, struct err *err) {
     struct run_options_cli run = c->options->run;
-    if (!c->model.model->predictor)
-        return err_set(err, ERR_USAGE, "", "--twin: %s has no predictor, so it is dense itself", run.model);
+    if (!c->model.policy->trained)
+        return err_set(err, ERR_USAGE, "", "--twin: %s has no predictor that it was trained with, so it is dense itself",
+                       run.model);
     run.model = c->options->twin;
     run.predictor = NULL;
     run.policy = "full";
@@ -44,15 +45,17 @@ int compare_open(struct comparison *c, struct err *err) {
     c->dense.run.model = o->twin ? o->twin : o->run.model;
     c->dense.run.window = (int)c->window;
     c->dense.run.sinks = o->run.sinks >= 0 ? o->run.sinks : COMPARE_SINKS;
-    c->dense.run.threshold = NAN; /* --threshold is SP-KV's */
-    if (c->model.model->predictor) {
+    if (c->model.policy->trained)
+        c->dense.run.threshold = NAN; /* --threshold is SP-KV's */
+    if (c->model.policy->trained) {
         c->trained = (struct weights){.name = "spkv", .run = o->run, .loaded = &c->model};
         c->trained.run.window = (int)c->window;
         c->dense.name = o->twin ? "twin" : "spkv";
         if (!o->twin)
             cli_note(o->run.quiet, "no --twin: policies for dense models run on weights that were trained for SP-KV, which "
-                     "is not fair to them (it is where the model was frozen)");
+                     "is not fair to them");
     }
+    c->own = c->trained.loaded ? &c->trained : c->model.model->predictor ? &c->dense : NULL;
     return OK;
 }
 
@@ -92,13 +95,14 @@ static int add_policy(struct comparison *c, const char *text, size_t n, struct e
     }
     *p = (struct compared_policy){.spec = spec, .weights = &c->dense};
     c->n_policies++;
-    int rc = loaded_policy(&c->model, &c->options->run, spec, &policy, err);
-    if (rc == OK && policy->trained)
-        p->weights = &c->trained;
-    if (rc == OK && !policy->trained) { /* resolved anew: on the twin the file of a policy may not fit */
+    int rc = OK;
+    if (c->trained.loaded && (rc = loaded_policy(&c->model, &c->trained.run, spec, &policy, err)) == OK) {
+        if (policy->trained)
+            p->weights = &c->trained;
         policy_free(policy);
-        rc = loaded_policy(c->dense.loaded, &c->dense.run, spec, &policy, err);
     }
+    if (rc == OK)
+        rc = loaded_policy(p->weights->loaded, &p->weights->run, spec, &policy, err);
     if (rc != OK)
         return rc;
     if (policy->knob.key && !gives(spec, policy->knob.key))

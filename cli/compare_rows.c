@@ -37,6 +37,7 @@ static int describe_policy(struct compare_row *row, struct err *err) {
     row->allocation = policy->allocation;
     row->window = policy->base_window;
     row->sinks = policy->sinks;
+    row->chunk = (uint32_t)policy->evict.chunk;
     rc = json_parse_object(policy->parameters.data, policy->parameters.len, row->spec, &row->parameters, err);
     policy_free(policy);
     return rc;
@@ -101,7 +102,7 @@ static size_t n_wanted(const struct compare_options *o) {
 
 /* After the first run the others can be foretold. */
 static void say_time(const struct comparison *c, double seconds) {
-    size_t n = (size_t)1 + (c->trained.loaded ? 1 + (c->options->twin != NULL) : 0);
+    size_t n = (size_t)1 + (c->own != NULL) + (c->options->twin != NULL);
     char text[32];
     for (size_t i = 0; i < c->n_policies; i++)
         n += c->policies[i].knob.key ? n_wanted(c->options) : 1;
@@ -125,7 +126,7 @@ static int add_references(struct comparison *c, struct err *err) {
 
 /* SP-KV at its threshold: what --match spkv takes its read fraction from. */
 static int add_own(struct comparison *c, double *read_fraction, struct err *err) {
-    int rc = add_plain(c, ROW_AS_GIVEN, &c->trained, "spkv", err);
+    int rc = add_plain(c, ROW_AS_GIVEN, c->own, "spkv", err);
     if (rc != OK)
         return rc;
     struct compare_row *own = &c->rows[c->n - 1];
@@ -164,7 +165,8 @@ static int read_corpora(struct comparison *c, struct compare_row *row, struct er
     if (rc != OK)
         return rc;
     c->n_corpora = profile_meta(profile)->n_corpora;
-    row->chunk = profile_meta(profile)->chunk;
+    if (row->chunk == 0)
+        row->chunk = profile_meta(profile)->chunk;
     row->batch = profile_meta(profile)->batch;
     if (!(row->corpora = mem_alloc(c->n_corpora, sizeof *row->corpora, "corpora", err)))
         rc = ERR_MEMORY;
@@ -201,7 +203,7 @@ static int compare_rows(struct comparison *c, struct err *err) {
 int compare_measure(struct comparison *c, struct err *err) {
     double own = NAN;
     int rc = add_references(c, err);
-    if (rc == OK && c->trained.loaded)
+    if (rc == OK && c->own)
         rc = add_own(c, &own, err);
     for (size_t i = 0; rc == OK && i < c->n_policies; i++)
         rc = add_policy_rows(c, &c->policies[i], own, err);

@@ -17,9 +17,11 @@ static bool is_informative(const struct comparison *c) {
     return c->gap >= TELLING_GAP;
 }
 
-/* What the policy's knob is set to, out of its parameters. */
+/* What the policy's knob is set to: it stands last in a specification that was calibrated, else among the parameters. */
 static json_t *knob_value(const struct compare_row *row) {
     const json_t *value = row->knob ? json_object_get(row->parameters, row->knob) : NULL;
+    if (row->role == ROW_CALIBRATED)
+        return json_finite(strtod(strrchr(row->spec, '=') + 1, NULL));
     return json_finite(value ? json_number_value(value) : (double)NAN);
 }
 

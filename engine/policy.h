@@ -27,6 +27,7 @@ enum score_kind { SCORE_NONE, SCORE_SIGMOID, SCORE_REAL };
 enum knob_scale {
     KNOB_LINEAR, /* from min to max, either of which may be infinite */
     KNOB_LOGIT,  /* 0 to 1, what matters close to both ends: thresholds of sigmoid scores */
+    KNOB_LOG,    /* above 0, over any number of orders of magnitude; min and max are not used */
     KNOB_TOKENS, /* whole tokens, from the window of the run to the longest sequence; min and max are not used */
 };
 
@@ -48,6 +49,20 @@ struct foresight {
     bool mean, value_norm;
 };
 
+/* Which long-term pairs an eviction policy drops: whenever a multiple of `chunk` tokens has been fed, all but the best
+ * within the budget, sinks apart. Everything in between stays, so that a head holds up to chunk pairs more. */
+struct eviction_rule {
+    int chunk;           /* 0 = the policy does not evict */
+    double share;        /* growing budget: of a head's pairs outside window and sinks */
+    int constant;        /* constant budget: pairs of a head, window and sinks included; 0 = growing */
+    bool by_expectation; /* scores from sums of queries (ops->expected_score), else from what attention gave each key */
+    int n_future, skip;  /* ... positions ahead that queries are expected at; first positions whose queries do not count */
+    int observe;         /* ... else: the last positions before the drop whose queries count */
+    bool carry;          /* ... and sums go on from chunk to chunk */
+    bool mean_heads;     /* ... the heads of a layer vote together */
+    int pool;            /* ... mean over so many neighbours, odd */
+};
+
 struct policy {
     const char *name;       /* static */
     enum scorer scorer;
@@ -65,6 +80,7 @@ struct policy {
     struct gate_network *gates; /* SCORER_GATES, owned; engine/gate_network.h */
     struct foresight foresight; /* SCORER_GIVEN */
     double density;         /* random: the share of open gates */
+    struct eviction_rule evict;
     uint64_t seed;
     struct policy_knob knob;
     enum allocation allocation;
@@ -107,6 +123,13 @@ struct policy_request {
  * the request; others belong to the policy. ERR_USAGE names unknown policies, keys and bad values. */
 int policy_create(const char *spec, const struct policy_request *request, struct policy **out, struct err *err);
 void policy_free(struct policy *policy);
+
+/* Of n tokens that follow `fed` ones of a sequence: how many to feed in one step, so that an eviction policy drops pairs at
+ * the positions that its chunk says. n under other policies. */
+int policy_step(const struct policy *policy, int fed, int n);
+/* Eviction: long-term pairs, sinks apart, that a head may keep of a sequence of n_tok tokens; with a shared budget, on
+ * average. */
+int policy_budget(const struct policy *policy, int n_tok);
 
 /* ERR_USAGE for a policy that cannot run before its knob is set. */
 int policy_check(const struct policy *policy, struct err *err);

@@ -53,7 +53,7 @@ static double two_heaps(double threshold) {
 
 static void thresholds_near_both_ends_are_found(void **state) {
     static const double wanted[] = {0.12, 0.2, 0.39, 0.41, 0.6, 0.95};
-    struct calibration c = {.min = 0, .max = 1, .logit = true, .least = 0.1};
+    struct calibration c = {.min = 0, .max = 1, .scale = CALIBRATION_LOGIT, .least = 0.1};
     struct calibration_step best;
     size_t n = 0;
     (void)state;
@@ -84,6 +84,21 @@ static void a_scale_without_ends_is_widened(void **state) {
 
 static double two_levels(double x) { return x < 0.25 ? 0.2 : 0.8; }
 
+/* Attention to come: half of the pairs under a ten thousandth. */
+static double future_attention(double threshold) { return 0.05 + 0.95 / (1 + threshold / 1e-4); }
+
+static void small_thresholds_are_found_by_their_order(void **state) {
+    static const double wanted[] = {0.5, 0.06, 0.99};
+    struct calibration c = {.min = 0, .max = INFINITY, .scale = CALIBRATION_LOG, .least = 0.05};
+    struct calibration_step best;
+    (void)state;
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        assert_true(search(&c, future_attention, wanted[i], 0.0025, &best) <= 20);
+        assert_within(&best, wanted[i], 0.0025);
+    }
+    calibration_free(&c);
+}
+
 static void a_jump_ends_at_its_nearer_side(void **state) {
     struct calibration c = {.min = 0, .max = 1, .rising = true, .least = 0.2};
     struct calibration_step best;
@@ -92,6 +107,18 @@ static void a_jump_ends_at_its_nearer_side(void **state) {
     assert_true(best.reached == 0.8);
     search(&c, two_levels, 0.3, 0.0025, &best);
     assert_true(best.reached == 0.2);
+    calibration_free(&c);
+}
+
+/* A budget that chunks do not let below a half. */
+static double at_least_half(double budget) { return 0.5 + 0.5 * floor(20 * budget) / 20; }
+
+static void a_floor_is_noticed(void **state) {
+    struct calibration c = {.min = 0, .max = 1, .rising = true, .least = 0.2};
+    struct calibration_step best;
+    (void)state;
+    assert_true(search(&c, at_least_half, 0.3, 0.0025, &best) <= 6);
+    assert_true(best.reached == 0.5);
     calibration_free(&c);
 }
 
@@ -117,7 +144,9 @@ int main(void) {
         cmocka_unit_test(a_straight_line_takes_one_step),
         cmocka_unit_test(thresholds_near_both_ends_are_found),
         cmocka_unit_test(a_scale_without_ends_is_widened),
+        cmocka_unit_test(small_thresholds_are_found_by_their_order),
         cmocka_unit_test(a_jump_ends_at_its_nearer_side),
+        cmocka_unit_test(a_floor_is_noticed),
         cmocka_unit_test(whole_numbers_equal_trying_them_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,8 +26,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->foresight.value_norm = value_norm;
     policy->scores = value_norm ? SCORE_REAL : SCORE_SIGMOID; /* else a share of attention, 0 to 1 */
     policy->strict = false;
-    policy->knob = value_norm ? (struct policy_knob){.key = "threshold", .scale = KNOB_LINEAR, .min = 0, .max = INFINITY}
-                              : (struct policy_knob){.key = "threshold", .scale = KNOB_LOGIT, .min = 0, .max = 1};
+    policy->knob = (struct policy_knob){.key = "threshold", .scale = KNOB_LOG};
     policy->allocation = ALLOCATION_MODEL;
     str_printf(&policy->parameters, ",\"score\":\"%s\",\"value_norm\":%s,\"knows_the_future\":true",
                policy->foresight.mean ? "mean" : "max", value_norm ? "true" : "false");

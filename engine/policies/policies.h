@@ -4,6 +4,8 @@
 
 #include "engine/policy.h"
 
+enum { POLICY_MAX_COUNT = 1 << 30 };
+
 /* key=value pairs of a specification, with the generic ones taken out; each class takes its own. */
 struct policy_params {
     int n;
@@ -37,10 +39,15 @@ void policy_need_threshold(struct policy *policy, const struct policy_params *pa
 /* Scores, comparison and knob of a predictor; one that was fitted and not trained is named so in the parameters. */
 void policy_use_predictor(struct policy *policy, const struct predictor_config *config);
 
+/* What eviction policies share: every pair is kept when it leaves the ring, budget, chunk and allocation are taken, and
+ * described in policy->parameters. */
+int policy_take_eviction(struct policy *policy, struct policy_params *params, const struct policy_request *request,
+                         struct err *err);
+
 /* head_score = score everywhere. */
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score);
 
 extern const struct policy_class policy_full, policy_window, policy_random, policy_spkv, policy_layout_class, policy_keynorm,
-    policy_duo, policy_gates, policy_oracle;
+    policy_duo, policy_gates, policy_oracle, policy_h2o, policy_tova, policy_snapkv, policy_expected_attention;
 
 #endif
