@@ -177,7 +177,7 @@ static void select_pairs(struct eviction *e, int slot, int budget) {
         n_full += m->config->layers[l].sliding_window == 0; /* the others have no long-term pairs */
     struct select_top_args args = {.score = e->score, .n = c->n_long + kv_lane(c, slot, 0, 0),
                                    .stride = (size_t)c->max_len, .keep = e->keep};
-    switch (e->policy->evict.allocation) {
+    switch (e->policy->allocation) {
     case ALLOCATION_HEAD: args.n_sets = n_layers * n_heads, args.n_lanes = 1, args.k = k; break;
     case ALLOCATION_LAYER: args.n_sets = n_layers, args.n_lanes = n_heads, args.k = k * n_heads; break;
     case ALLOCATION_MODEL: args.n_sets = 1, args.n_lanes = n_layers * n_heads, args.k = k * n_heads * n_full; break;

@@ -73,6 +73,46 @@ struct predict_args model_predict_args(const struct model *m, const struct step 
         .u = real_at(m, s->a->utility, gates_at(m, s, l))};
 }
 
+static float *keys_of(const struct model *m, float *qkv) {
+    return real_at(m, qkv, (size_t)m->config->n_heads * (size_t)m->config->head_dim);
+}
+
+static float *values_of(const struct model *m, float *qkv) {
+    return real_at(m, qkv, (size_t)(m->config->n_heads + m->config->n_kv_heads) * (size_t)m->config->head_dim);
+}
+
+static size_t qkv_width(const struct model *m) {
+    return (size_t)(m->config->n_heads + 2 * m->config->n_kv_heads) * (size_t)m->config->head_dim;
+}
+
+static struct predict_args gates_args(const struct model *m, const struct step *s, int l) {
+    const struct predictor_config *config = &s->policy->gates->config;
+    const struct gate_layer *w = &s->gates[l];
+    const struct layer_activations *a = &s->a->layers[l];
+    return (struct predict_args){
+        .h = config->input == PREDICTOR_NORMED ? a->h : a->x,
+        .fc1 = w->fc1, .b1 = w->b1, .fc2 = w->fc2, .b2 = w->b2, .act = config->act, .sigmoid = config->sigmoid,
+        .n_rows = s->n_rows, .n_kv_heads = (size_t)m->config->n_kv_heads,
+        .u = real_at(m, s->a->utility, gates_at(m, s, l))};
+}
+
+/* Whether the scorer reads the normed input of attention. */
+static bool scores_normed(const struct model *m, const struct policy *policy) {
+    return policy->scorer == SCORER_PREDICTOR ? m->predictor->input == PREDICTOR_NORMED
+           : policy->scorer == SCORER_GATES   ? policy->gates->config.input == PREDICTOR_NORMED
+                                              : false;
+}
+
+/* The step's rows of scores that were there before. */
+static void take_given(const struct model *m, const struct step *s, int l, float *utility) {
+    size_t kv = (size_t)m->config->n_kv_heads, size = kv * real_size(m->ops, m->dev);
+    for (int i = 0; i < s->batch.n_seq; i++) {
+        size_t slot = (size_t)l * (size_t)s->cache->n_slots + (size_t)s->batch.slots[i], row = (size_t)s->batch.row_splits[i];
+        const char *from = (const char *)s->given + (slot * (size_t)s->cache->max_len + (size_t)s->batch.pos0[i]) * size;
+        m->ops->copy(m->dev, (char *)utility + row * size, from, ((size_t)s->batch.row_splits[i + 1] - row) * size);
+    }
+}
+
 /* Scores and gates of the step's pairs in layer l. */
 static void score(const struct model *m, const struct step *s, int l) {
     const struct policy *policy = s->policy;
@@ -84,24 +124,17 @@ static void score(const struct model *m, const struct step *s, int l) {
                             n_kv_heads, utility);
     } else if (policy->scorer == SCORER_RANDOM) {
         m->ops->score_random(m->dev, &s->batch, policy->seed, l, n_kv_heads, utility);
+    } else if (policy->scorer == SCORER_GIVEN) {
+        take_given(m, s, l, utility);
+    } else if (policy->scorer == SCORER_KEY_NORM) {
+        m->ops->score_key_norm(m->dev, keys_of(m, s->a->layers[l].qkv), qkv_width(m), s->n_rows, n_kv_heads,
+                               (size_t)m->config->head_dim, utility);
     } else {
-        struct predict_args args = model_predict_args(m, s, l);
+        struct predict_args args = policy->scorer == SCORER_GATES ? gates_args(m, s, l) : model_predict_args(m, s, l);
         m->ops->predict(m->dev, &args);
     }
     m->ops->gate(m->dev, utility, s->n_rows * n_kv_heads, (float)policy->threshold, policy->strict,
                  s->a->open + gates_at(m, s, l));
-}
-
-static float *keys_of(const struct model *m, float *qkv) {
-    return real_at(m, qkv, (size_t)m->config->n_heads * (size_t)m->config->head_dim);
-}
-
-static float *values_of(const struct model *m, float *qkv) {
-    return real_at(m, qkv, (size_t)(m->config->n_heads + m->config->n_kv_heads) * (size_t)m->config->head_dim);
-}
-
-static size_t qkv_width(const struct model *m) {
-    return (size_t)(m->config->n_heads + 2 * m->config->n_kv_heads) * (size_t)m->config->head_dim;
 }
 
 static void attend_stats(const struct model *m, const struct step *s, int l, const struct attend_args *attend) {
@@ -121,6 +154,13 @@ static void attend_stats(const struct model *m, const struct step *s, int l, con
         args.future_sum = real_at(m, stats->future_sum, future_at);
     }
     m->ops->attend_stats(m->dev, &args);
+    if (stats->value_norm) {
+        size_t head_dim = (size_t)m->config->head_dim, per_layer = attend->n_heads * head_dim * head_dim;
+        m->ops->output_norm(m->dev, &(struct output_norm_args){
+            .v = attend->v, .gram = real_at(m, (float *)(uintptr_t)stats->output_gram, (size_t)l * per_layer),
+            .n_rows = s->n_rows, .n_heads = attend->n_heads, .n_kv_heads = kv, .head_dim = head_dim,
+            .ld_v = attend->ld_qkv, .norm = real_at(m, stats->value_norm, gates_at(m, s, l))});
+    }
 }
 
 /* Where attention in layer l adds what it gives each key, for an eviction policy; NULL = nowhere. */
@@ -187,8 +227,7 @@ static void attention_block(const struct model *m, const struct step *s, int l, 
     const struct model_layer *w = &m->layers[l];
     const struct layer_activations *a = &s->a->layers[l];
     size_t d = (size_t)c->d_model, ld = qkv_width(m);
-    bool normed_f32 = s->policy->scorer == SCORER_PREDICTOR && m->predictor->input == PREDICTOR_NORMED;
-    norm(m, s, a->x, add, w->attention_norm, normed_f32 ? a->h : NULL, a->normed);
+    norm(m, s, a->x, add, w->attention_norm, scores_normed(m, s->policy) ? a->h : NULL, a->normed);
     project(m, s, &w->q, a->normed, a->low.q, w->q_norm ? a->qkv_raw : a->qkv, ld);
     project(m, s, &w->k, a->normed, a->low.k, keys_of(m, w->k_norm ? a->qkv_raw : a->qkv), ld);
     project(m, s, &w->v, a->normed, a->low.v, values_of(m, a->qkv), ld);

@@ -211,6 +211,19 @@ static void guard_score_random(struct device *dev, const struct kv_batch *batch,
     end(dev);
 }
 
+static void guard_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads,
+                                 size_t head_dim, float *u) {
+    begin(dev);
+    ref_score_key_norm(dev, k, ld, n_rows, n_kv_heads, head_dim, u);
+    end(dev);
+}
+
+static void guard_output_norm(struct device *dev, const struct output_norm_args *a) {
+    begin(dev);
+    ref_output_norm(dev, a);
+    end(dev);
+}
+
 static void guard_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open) {
     begin(dev);
     ref_gate(dev, u, n, threshold, strict, open);
@@ -449,6 +462,8 @@ const struct ops *ops_guard(void) {
         .predict = guard_predict,
         .score_const = guard_score_const,
         .score_random = guard_score_random,
+        .score_key_norm = guard_score_key_norm,
+        .output_norm = guard_output_norm,
         .gate = guard_gate,
         .attend_cache = guard_attend_cache,
         .attend_stats = guard_attend_stats,

@@ -87,6 +87,15 @@ struct predict_args {
     float *u;                  /* (n_rows, n_kv_heads) f32 */
 };
 
+/* The largest sqrt(v gram[h] v) over the query heads h of the group of v: with gram[h] = W_o[h]^T W_o[h] the norm of what a
+ * value becomes behind the output projection. 0 where rounding makes the product negative. */
+struct output_norm_args {
+    const float *v;      /* (n_rows, n_kv_heads * head_dim) f32, ld_v */
+    const float *gram;   /* (n_heads, head_dim, head_dim) f32, symmetric */
+    size_t n_rows, n_heads, n_kv_heads, head_dim, ld_v;
+    float *norm;         /* (n_rows, n_kv_heads) f32 */
+};
+
 /* The rows of one step: n_seq runs of consecutive rows, run i = rows row_splits[i] .. row_splits[i+1]-1 = the next tokens
  * of cache slot slots[i], first of them at position pos0[i] = tokens fed before. Host arrays, read during the call. */
 struct kv_batch {
@@ -273,6 +282,10 @@ struct ops {
     /* u (n_rows, n_kv_heads) f32 = rng_uniform(seed, sequence, layer, kv_head, position): open at threshold 1 - density */
     void (*score_random)(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                          float *u);
+    /* u (n_rows, n_kv_heads) f32 = -|k[row, kv_head]|, the Euclidean norm; k (n_rows, n_kv_heads * head_dim) f32, ld. */
+    void (*score_key_norm)(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                           float *u);
+    void (*output_norm)(struct device *dev, const struct output_norm_args *a);
     /* open (n) u8 = u >= threshold (strict: u > threshold), compared in f32; NaN is closed */
     void (*gate)(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
 

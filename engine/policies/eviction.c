@@ -3,12 +3,10 @@
 
 #include "engine/policies/policies.h"
 
-static const char *const allocations[] = {"head", "layer", "model"};
-
 static int take_allocation(struct policy_params *params, enum allocation *out, struct err *err) {
     const char *text = policy_take(params, "allocation");
     for (int i = 0; text && i < 3; i++)
-        if (strcmp(text, allocations[i]) == 0) {
+        if (strcmp(text, allocation_names[i]) == 0) {
             *out = (enum allocation)i;
             return OK;
         }
@@ -21,7 +19,7 @@ static int take_budget(struct policy_params *params, int inside, struct eviction
     rule->share = -1;
     int rc = policy_take_real(params, "budget", 0, 1, &rule->share, err);
     if (rc == OK)
-        rc = policy_take_int(params, "constant", 0, &rule->constant, err);
+        rc = policy_take_int(params, "constant", 0, POLICY_MAX_COUNT, &rule->constant, err);
     if (rc != OK)
         return rc;
     if (rule->share >= 0 && rule->constant)
@@ -44,13 +42,15 @@ int policy_take_eviction(struct policy *policy, struct policy_params *params, co
     rule->pool = 1;
     int rc = take_budget(params, policy->base_window + policy->sinks, rule, err);
     if (rc == OK)
-        rc = policy_take_int(params, "chunk", 1, &rule->chunk, err);
+        rc = policy_take_int(params, "chunk", 1, POLICY_MAX_COUNT, &rule->chunk, err);
     if (rc == OK)
-        rc = take_allocation(params, &rule->allocation, err);
+        rc = take_allocation(params, &policy->allocation, err);
+    if (!rule->constant)
+        policy->knob = (struct policy_knob){.key = "budget", .rising = true, .scale = KNOB_LINEAR, .min = 0, .max = 1};
     if (rule->constant)
         str_printf(&policy->parameters, ",\"budget\":\"constant\",\"constant\":%d", rule->constant);
     else
         str_printf(&policy->parameters, ",\"budget\":%.17g", rule->share);
-    str_printf(&policy->parameters, ",\"chunk\":%d,\"allocation\":\"%s\"", rule->chunk, allocations[rule->allocation]);
+    str_printf(&policy->parameters, ",\"chunk\":%d,\"allocation\":\"%s\"", rule->chunk, allocation_names[policy->allocation]);
     return rc;
 }

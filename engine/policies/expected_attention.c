@@ -15,9 +15,9 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     rule->n_future = N_FUTURE;
     rule->skip = SKIP;
     if (rc == OK)
-        rc = policy_take_int(params, "future", 1, &rule->n_future, err);
+        rc = policy_take_int(params, "future", 1, POLICY_MAX_COUNT, &rule->n_future, err);
     if (rc == OK)
-        rc = policy_take_int(params, "skip", 0, &rule->skip, err);
+        rc = policy_take_int(params, "skip", 0, POLICY_MAX_COUNT, &rule->skip, err);
     str_printf(&policy->parameters, ",\"future\":%d,\"skip\":%d", rule->n_future, rule->skip);
     return rc;
 }

@@ -13,9 +13,9 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     rule->observe = rule->chunk < OBSERVE ? rule->chunk : OBSERVE;
     rule->pool = POOL;
     if (rc == OK)
-        rc = policy_take_int(params, "observe", 1, &rule->observe, err);
+        rc = policy_take_int(params, "observe", 1, POLICY_MAX_COUNT, &rule->observe, err);
     if (rc == OK)
-        rc = policy_take_int(params, "pool", 1, &rule->pool, err);
+        rc = policy_take_int(params, "pool", 1, POLICY_MAX_COUNT, &rule->pool, err);
     if (rc == OK && (rule->observe > rule->chunk || rule->pool % 2 == 0))
         rc = err_set(err, ERR_USAGE, "", "--policy %s: observe is at most the chunk (%d) and pool is odd", params->spec,
                      rule->chunk);

@@ -8,7 +8,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
                    struct err *err) {
     int rc = policy_take_eviction(policy, params, request, err);
     policy->evict.observe = 1;
-    policy->evict.mean_heads = policy->evict.allocation == ALLOCATION_HEAD;
+    policy->evict.mean_heads = policy->allocation == ALLOCATION_HEAD;
     return rc;
 }
 

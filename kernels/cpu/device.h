@@ -113,6 +113,9 @@ void cpu_linear(struct device *dev, const struct linear_args *a);
 void device_activate(struct device *dev, float *x, enum act act, size_t n);
 void cpu_predict(struct device *dev, const struct predict_args *a);
 void cpu_score_const(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u);
+void cpu_output_norm(struct device *dev, const struct output_norm_args *a);
+void cpu_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u);
 void cpu_score_random(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                       float *u);
 void cpu_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);

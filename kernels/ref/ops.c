@@ -51,6 +51,8 @@ const struct ops *ops_ref(void) {
         .predict = ref_predict,
         .score_const = ref_score_const,
         .score_random = ref_score_random,
+        .score_key_norm = ref_score_key_norm,
+        .output_norm = ref_output_norm,
         .gate = ref_gate,
         .attend_cache = ref_attend_cache,
         .attend_stats = ref_attend_stats,

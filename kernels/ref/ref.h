@@ -154,6 +154,9 @@ void ref_gather(struct device *dev, const void *x, const int32_t *index, size_t 
 
 void ref_predict(struct device *dev, const struct predict_args *a);
 void ref_score_const(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u);
+void ref_output_norm(struct device *dev, const struct output_norm_args *a);
+void ref_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u);
 void ref_score_random(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                       float *u);
 void ref_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
