@@ -195,7 +195,8 @@ static void on_step(void *self, uint64_t n_tok) {
 static int open_corpus(struct recording *r, int max_length, struct err *err) {
     const struct corpus_options_cli *o = r->options;
     struct corpus_options options = {.split_blank = o->split_blank, .stdin_jsonl = o->stdin_jsonl, .field = o->field};
-    struct sequence_options cut = {.max_length = (size_t)max_length, .stride = (size_t)o->stride, .limit = o->limit};
+    struct sequence_options cut = {.max_length = (size_t)max_length, .stride = (size_t)o->stride, .limit = o->limit,
+                                   .document_every = o->document_every, .document_rest = o->document_rest};
     for (size_t i = 0; i < o->n_corpora; i++)
         if (strcmp(o->corpora[i], "-") == 0 && (o->shard_given || o->resume))
             return err_set(err, ERR_USAGE, "", "standard input can be read only once: no --shard and no --resume with -");
@@ -212,6 +213,8 @@ struct meta_arrays {
     uint32_t *sliding, *head_window, *edges;
     int64_t *wide_edges;
     struct profile_source *sources;
+    char **corpus_names; /* (n_corpora) */
+    size_t n_corpora;
 };
 
 static void free_meta_arrays(struct meta_arrays *a) {
@@ -220,6 +223,9 @@ static void free_meta_arrays(struct meta_arrays *a) {
     free(a->edges);
     free(a->wide_edges);
     free(a->sources);
+    for (size_t i = 0; i < a->n_corpora; i++)
+        free(a->corpus_names[i]);
+    free(a->corpus_names);
 }
 
 static int fill_model_meta(const struct recording *r, struct profile_meta *m, struct meta_arrays *a, struct err *err) {
@@ -262,11 +268,37 @@ static void fill_policy_meta(const struct recording *r, struct profile_meta *m) 
     m->score = p->scores == SCORE_SIGMOID ? PROFILE_SCORE_SIGMOID
                : p->scores == SCORE_REAL  ? PROFILE_SCORE_REAL
                                           : PROFILE_SCORE_NONE;
+    m->score_min = p->score_min;
+    m->score_max = p->score_max;
     m->has_gates = p->gated;
+}
+
+/* As given, with the documents that were chosen: a run of others is another run. */
+static int name_corpora(const struct corpus_options_cli *o, struct meta_arrays *a, struct err *err) {
+    struct str chosen = {0};
+    if (o->document_every)
+        str_printf(&chosen, " (documents %severy %u from 0)", o->document_rest ? "but " : "", o->document_every);
+    int rc = chosen.failed || !(a->corpus_names = mem_alloc(o->n_corpora, sizeof *a->corpus_names, "corpora", err))
+                 ? ERR_MEMORY
+                 : OK;
+    for (; rc == OK && a->n_corpora < o->n_corpora; a->n_corpora++) {
+        struct str name = {0};
+        str_printf(&name, "%s%s", o->corpora[a->n_corpora], str_text(&chosen));
+        if (name.failed) {
+            rc = err_memory(err, "corpora", 0);
+            break;
+        }
+        a->corpus_names[a->n_corpora] = name.data;
+    }
+    str_free(&chosen);
+    return rc;
 }
 
 static int fill_corpus_meta(const struct recording *r, struct profile_meta *m, struct meta_arrays *a, struct err *err) {
     size_t n = corpus_n_files(r->corpus);
+    int rc = name_corpora(r->options, a, err);
+    if (rc != OK)
+        return rc;
     if (!(a->sources = mem_alloc(n, sizeof *a->sources, "corpus files", err)))
         return ERR_MEMORY;
     for (size_t i = 0; i < n; i++) {
@@ -274,7 +306,7 @@ static int fill_corpus_meta(const struct recording *r, struct profile_meta *m, s
         a->sources[i] = (struct profile_source){file->name, file->hash, file->corpus};
     }
     m->n_corpora = r->options->n_corpora;
-    m->corpus_names = (const char *const *)r->options->corpora;
+    m->corpus_names = (const char *const *)a->corpus_names;
     m->n_sources = n;
     m->sources = a->sources;
     if (m->record & PROFILE_RECORD_CLASSES) {
@@ -305,7 +337,7 @@ static int create_writer(struct recording *r, unsigned record, int max_length, c
     char host[256] = "", now[32];
     struct meta_arrays a = {0};
     struct profile_meta m = {.prefill = r->run->dense_prefill ? "dense" : "pruned",
-                             .chunk = (uint32_t)r->run->chunk,
+                             .chunk = (uint32_t)policy_step(l->policy, 0, r->run->chunk),
                              .batch = (uint32_t)r->run->batch,
                              .max_length = (uint32_t)max_length,
                              .stride = (uint32_t)r->options->stride,

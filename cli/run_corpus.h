@@ -18,6 +18,8 @@ struct corpus_options_cli {
     bool split_blank, stdin_jsonl;
     int max_length, stride;  /* 0 = the smaller of 4096 and the model's limit; 0 = no overlap */
     uint64_t limit;          /* sequences, 0 = all */
+    uint32_t document_every; /* set by a command: of documents 0, n, 2 n, ... only, or of all but those; 0 = of all */
+    bool document_rest;
     int shard, n_shards;     /* i of n; 0 of 1 */
     bool shard_given, resume, force;
 };

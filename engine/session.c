@@ -6,6 +6,8 @@
 
 #include "base/mem.h"
 #include "engine/forward.h"
+#include "engine/output_gram.h"
+#include "engine/eviction.h"
 
 /* The step that was fed last; host arrays of n_slots (+ 1). */
 struct last_step {
@@ -19,10 +21,12 @@ struct session {
     const struct model *model;
     struct session_options options;
     struct kv_cache *cache;
+    struct eviction *eviction; /* NULL when the policy does not evict */
     struct activations a;
     struct last_step last;
     float *rope[2];           /* device */
     float *head_score;        /* device (n_layers, n_kv_heads) */
+    struct gate_layer *gates; /* (n_layers) of the policy; NULL = it has none */
     uint64_t *sequence_id;    /* (n_slots) */
     int *length;              /* (n_slots) tokens fed */
     bool *dense;              /* (n_slots) in a dense prefill */
@@ -48,6 +52,11 @@ struct session {
     double *far_sum, *sink_sum, *distance_sum; /* (n_slots, n_layers, n_kv_heads[, n_bins]) */
     bool stats_pending;
     float *host_future_max, *host_future_mean; /* (n_layers, max_len, n_kv_heads) */
+    float *output_gram;       /* device, see struct step_stats */
+    float *step_norms;        /* device (n_layers, max_rows, n_kv_heads) of the last step */
+    float *value_norm;        /* device (n_layers, n_slots, max_len, n_kv_heads) */
+    float *host_norm;         /* (n_layers, max_len, n_kv_heads) */
+    float *given;             /* device (n_layers, n_slots, max_len, n_kv_heads): scores that were there before */
 };
 
 static size_t n_lanes(const struct session *s) {
@@ -103,8 +112,10 @@ static int create_cache(struct session *s, struct err *err) {
     struct kv_cache_options options = {
         .n_slots = s->options.n_slots, .n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
         .max_len = s->options.max_len, .window = s->options.policy->window, .ring_only = ring_only,
-        .sinks = s->options.policy->sinks, .dtype = dtype};
+        .sinks = s->options.policy->sinks, .positions = s->options.policy->evict.chunk > 0, .dtype = dtype};
     int rc = kv_cache_create(s->model->ops, s->model->dev, &options, &s->cache, err);
+    if (rc == OK && options.positions)
+        rc = eviction_create(s->model, s->options.policy, s->cache, s->rope, &s->eviction, err);
     free(ring_only);
     return rc;
 }
@@ -122,6 +133,19 @@ static int create_future(struct session *s, struct err *err) {
     s->stats.future_sum = device_array(s, n, real, &rc);
     s->host_future_max = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
     s->host_future_mean = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
+    return rc;
+}
+
+static int create_value_norms(struct session *s, struct err *err) {
+    int rc = OK;
+    size_t n_layers = (size_t)s->model->config->n_layers, real = real_size(s->model->ops, s->model->dev);
+    s->value_norm = device_array(s, (size_t)s->options.n_slots * n_layers * future_items(s), real, &rc);
+    s->step_norms = device_array(s, s->options.max_rows * n_lanes(s), real, &rc);
+    s->host_norm = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
+    if (rc == OK)
+        rc = output_gram_create(s->model, &s->output_gram, err);
+    s->stats.output_gram = s->output_gram;
+    s->stats.value_norm = s->step_norms;
     return rc;
 }
 
@@ -193,20 +217,38 @@ int session_create(const struct model *model, const struct session_options *opti
         rc = err_set(err, ERR_USAGE, "",
                      "%d tokens are more than the %d positions of this model (use a smaller --max-length)", options->max_len,
                      model->config->max_positions);
+    else if (options->policy->scorer == SCORER_GIVEN && !options->scores_given)
+        rc = err_set(err, ERR_USAGE, "", "policy %s knows the future: it needs the whole text in advance, and can neither "
+                     "generate nor be timed token by token (use it in profile and verify)", options->policy->name);
+    if (rc == OK && options->dense_prefill && options->policy->evict.chunk)
+        rc = err_set(err, ERR_USAGE, "",
+                     "policy %s drops pairs at chunk boundaries, of the prompt too\n"
+                     "(for a dense prefill make the chunk as long as the prompt: --policy %s:chunk=N)",
+                     options->policy->name, options->policy->name);
+    if (rc == OK)
+        rc = policy_check(options->policy, err);
     if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
-        rc = activations_create(model, options->max_rows, KEEP_NOTHING, has_stats(s), &s->a, err);
+        rc = activations_create(model, options->max_rows, KEEP_NOTHING,
+                                has_stats(s) || eviction_needs_attention(options->policy), &s->a, err);
     if (rc == OK)
         rc = model_upload_rope(model, (size_t)options->max_len, s->rope, err);
     if (rc == OK)
         rc = create_cache(s, err);
+    if (rc == OK && options->policy->gates)
+        rc = gate_layers_create(options->policy->gates, model, &s->gates, err);
+    if (rc == OK && options->policy->scorer == SCORER_GIVEN)
+        s->given = device_array(s, (size_t)options->n_slots * (size_t)model->config->n_layers * future_items(s),
+                                real_size(model->ops, model->dev), &rc);
     s->stats.window = options->policy->base_window;
     s->stats.sinks = options->policy->sinks;
     if (rc == OK && options->attention_stats)
         rc = create_distance_sums(s, err);
     if (rc == OK && options->future_attention)
         rc = create_future(s, err);
+    if (rc == OK && options->value_norms)
+        rc = create_value_norms(s, err);
     if (rc == OK)
         rc = model->ops->sync(model->dev, err);
     if (rc != OK) {
@@ -223,16 +265,18 @@ void session_free(struct session *s) {
         return;
     void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->is_argmax, s->logits, s->last_rows,
                          s->sampled, s->bin_of_distance, s->step_sums, s->all_open, s->gate_history, s->stats.future_max,
-                         s->stats.future_sum};
+                         s->stats.future_sum, s->output_gram, s->step_norms, s->value_norm, s->given};
     void *on_host[] = {s->last.slots,  s->last.row_splits, s->last.pos0,    s->last.sequence_id,
                        s->sequence_id, s->length,          s->dense,        s->ids,
                        s->pos,         s->host_logits,     s->host_utility, s->host_open,
                        s->staging,     s->host_sums,       s->far_sum,      s->sink_sum,
-                       s->distance_sum, s->host_future_max, s->host_future_mean};
+                       s->distance_sum, s->host_future_max, s->host_future_mean, s->host_norm};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
         s->model->ops->mem_free(s->model->dev, on_device[i]);
     for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
         free(on_host[i]);
+    gate_layers_free(s->model, s->gates);
+    eviction_free(s->eviction);
     kv_cache_free(s->cache);
     activations_free(s->model, &s->a);
     free(s);
@@ -266,6 +310,8 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
     }
     if (s->options.future_attention)
         clear_future(s, slot);
+    if (s->eviction)
+        eviction_reset(s->eviction, slot);
 }
 
 /* Checks a feed and writes it down as the last step. */
@@ -353,6 +399,18 @@ static void note_gates(struct session *s) {
         }
 }
 
+/* Keeps the value norms of a step by position. */
+static void note_norms(struct session *s) {
+    size_t kv = (size_t)s->model->config->n_kv_heads, size = kv * real_size(s->model->ops, s->model->dev);
+    for (int l = 0; l < s->model->config->n_layers; l++)
+        for (int i = 0; i < s->last.n_seq; i++) {
+            size_t row = (size_t)s->last.row_splits[i], n = (size_t)s->last.row_splits[i + 1] - row;
+            char *to = (char *)future_of(s, s->value_norm, l, s->last.slots[i]) + (size_t)s->last.pos0[i] * size;
+            s->model->ops->copy(s->model->dev, to, (char *)s->step_norms + ((size_t)l * s->last.n_rows + row) * size,
+                                n * size);
+        }
+}
+
 void session_end_prefill(struct session *s, int slot) {
     if (!s->dense[slot])
         return;
@@ -373,7 +431,7 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
     struct step step = {
         .batch = {s->last.n_seq, s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id},
         .n_rows = s->last.n_rows, .cache = s->cache, .policy = s->options.policy, .rope = s->rope,
-        .head_score = s->head_score, .a = &s->a};
+        .gates = s->gates, .given = s->given, .head_score = s->head_score, .a = &s->a};
     bool dense = s->dense[feed->slots[0]];
     for (int i = 1; i < feed->n_seq; i++)
         ASSERT(s->dense[feed->slots[i]] == dense);
@@ -383,11 +441,17 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
         clear_step_stats(s);
     if (has_stats(s))
         step.stats = &s->stats;
+    if (s->eviction)
+        step.eviction = eviction_begin_step(s->eviction, &step.batch);
     ops->upload(dev, s->a.ids, s->ids, s->last.n_rows * sizeof *s->ids);
     ops->upload(dev, s->a.pos, s->pos, s->last.n_rows * sizeof *s->pos);
     model_forward(s->model, &step);
     if (dense)
         note_gates(s);
+    if (s->options.value_norms)
+        note_norms(s);
+    if (s->eviction)
+        eviction_end_step(s->eviction, &step.batch);
     for (int i = 0; i < feed->n_seq; i++)
         s->length[feed->slots[i]] += feed->n_tok[i];
     return OK;
@@ -395,9 +459,10 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
 
 int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n_tok, size_t chunk, struct err *err) {
     int rc = OK;
-    for (size_t at = 0; at < n_tok && rc == OK; at += chunk) {
+    for (size_t at = 0, n_fed; at < n_tok && rc == OK; at += n_fed) {
         const int32_t *piece = tokens + at;
-        int n = (int)(n_tok - at < chunk ? n_tok - at : chunk);
+        int n = policy_step(s->options.policy, s->length[slot], (int)(n_tok - at < chunk ? n_tok - at : chunk));
+        n_fed = (size_t)n;
         rc = session_feed(s, &(struct feed){1, &slot, &piece, &n}, err);
     }
     return rc;
@@ -543,5 +608,35 @@ int session_future(struct session *s, int slot, const float **max, const float *
     }
     *max = s->host_future_max;
     *mean = s->host_future_mean;
+    return rc;
+}
+
+int session_set_scores(struct session *s, int slot, const float *scores, size_t n_tok, struct err *err) {
+    const struct model *m = s->model;
+    size_t n = n_tok * (size_t)m->config->n_kv_heads, size = real_size(m->ops, m->dev);
+    int rc = mem_grow(&s->staging, &s->staging_bytes, n * size, 1, "scores", err);
+    ASSERT(s->given && s->length[slot] == 0 && n_tok <= (size_t)s->options.max_len);
+    for (int l = 0; l < m->config->n_layers && rc == OK; l++) {
+        for (size_t i = 0; i < n; i++)
+            dtype_store(s->staging, size == 8 ? DTYPE_F64 : DTYPE_F32, i, (double)scores[(size_t)l * n + i]);
+        m->ops->upload(m->dev, future_of(s, s->given, l, slot), s->staging, n * size);
+    }
+    return rc == OK ? m->ops->sync(m->dev, err) : rc;
+}
+
+int session_foresee(struct session *s, int slot, const struct foresight *what, const float **scores, struct err *err) {
+    size_t n = (size_t)s->length[slot] * (size_t)s->model->config->n_kv_heads;
+    const float *max, *mean;
+    int rc = session_future(s, slot, &max, &mean, err);
+    float *out = what->mean ? s->host_future_mean : s->host_future_max;
+    ASSERT(!what->value_norm || s->options.value_norms);
+    for (int l = 0; l < s->model->config->n_layers && rc == OK; l++) {
+        float *layer = out + (size_t)l * n;
+        if (what->value_norm)
+            rc = download_real(s, s->host_norm, future_of(s, s->value_norm, l, slot), n, err);
+        for (size_t i = 0; i < n && rc == OK; i++)
+            layer[i] = isnan(layer[i]) ? 0 : what->value_norm ? layer[i] * s->host_norm[i] : layer[i];
+    }
+    *scores = out;
     return rc;
 }

@@ -1,5 +1,6 @@
 #include "reports/run.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,9 +87,19 @@ void run_put_corpora(const struct run *run, struct str *s) {
     }
 }
 
+/* What kind of predictor it was, where the run says so. */
+static void put_predictor(const struct profile_meta *m, struct str *s) {
+    json_t *parameters = json_loads(m->policy_parameters ? m->policy_parameters : "{}", 0, NULL);
+    const char *predictor = json_string_value(json_object_get(parameters, "predictor"));
+    if (predictor)
+        str_printf(s, ", predictor %s", predictor);
+    json_decref(parameters);
+}
+
 void run_put_policy(const struct run *run, struct str *s) {
     const struct profile_meta *m = run->meta;
     str_puts(s, m->policy);
+    put_predictor(m, s);
     str_printf(s, ", window %u, sinks %u", m->window, m->sinks);
     if (!isnan(m->threshold)) {
         str_puts(s, ", threshold ");
