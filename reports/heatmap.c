@@ -272,8 +272,8 @@ static void draw_lines(struct canvas *c, char *text, int x, int y, int leading, 
     }
 }
 
-int heatmap_write_png(const struct heatmap *map, const struct canvas_fact *facts, size_t n_facts, const char *path, int *top,
-                      struct err *err) {
+int heatmap_write_png(const struct heatmap *map, const struct picture_fact *facts, size_t n_facts, const char *path,
+                      int *top, struct err *err) {
     const struct label title_label = {.size = TITLE_SIZE, .bold = true, .paint = ink};
     const struct label caption_label = {.size = CAPTION_SIZE, .paint = muted};
     struct heatmap_geometry g;

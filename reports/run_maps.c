@@ -195,7 +195,7 @@ int run_map_write(const struct run_map *map, const struct run *run, const char *
     snprintf(tokens, sizeof tokens, "%llu", (unsigned long long)run->statistics.n_tokens);
     snprintf(range, sizeof range, "%g to %g", map->map.low, map->map.high);
     snprintf(sums, sizeof sums, "%zu x %zu", map->map.n_layers, map->map.n_kv_heads);
-    struct canvas_fact facts[] = {{"Title", map->map.title},      {"Description", map->map.caption[0]},
+    struct picture_fact facts[] = {{"Title", map->map.title},      {"Description", map->map.caption[0]},
                                   {"Software", "spkv report"},    {"Model", m->model_path},
                                   {"Corpus", str_text(&corpora)}, {"Policy", str_text(&policy)},
                                   {"Sequences", sequences},       {"Tokens", tokens},
