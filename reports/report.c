@@ -14,6 +14,7 @@
 #include "reports/page.h"
 #include "reports/run_figures.h"
 #include "reports/run_maps.h"
+#include "reports/run_tokens.h"
 #include "reports/run_tables.h"
 #include "reports/training_curves.h"
 
@@ -121,7 +122,14 @@ static int write_tables(struct report *r, struct profile *profile, const struct 
     return rc;
 }
 
-static int write_run(struct report *r, struct profile *profile, const struct run *run, const char *dir, struct err *err) {
+static int write_tokens(struct report *r, struct profile *profile, const struct run *run, const struct token_text *text,
+                        const char *dir, struct err *err) {
+    struct run_tokens_options options = {text, r->options->sequences, r->options->n_sequences};
+    return run_tokens_write(profile, run, &options, dir, &r->page, err);
+}
+
+static int write_run(struct report *r, struct profile *profile, const struct run *run, const struct token_text *text,
+                     const char *dir, struct err *err) {
     const struct run_quantity *q[RUN_MAX_MAPS];
     size_t n = run_quantities(run, q);
     int rc = OK;
@@ -139,6 +147,8 @@ static int write_run(struct report *r, struct profile *profile, const struct run
         rc = write_quantity(r, run, dir, q[i], err);
     if (n > 1)
         page_end_fold(&r->page);
+    if (rc == OK)
+        rc = write_tokens(r, profile, run, text, dir, err);
     return rc == OK ? write_tables(r, profile, run, dir, err) : rc;
 }
 
@@ -216,7 +226,7 @@ static int write_parts(struct report *r, const struct report_input *input, struc
     int rc = OK;
     for (size_t i = 0; rc == OK && i < r->n_runs; i++)
         if ((rc = make_part(r, "run", i, r->n_runs > 1, &dir, err)) == OK)
-            rc = write_run(r, input->profiles[i], &r->runs[i], dir.data, err);
+            rc = write_run(r, input->profiles[i], &r->runs[i], input->texts ? &input->texts[i] : NULL, dir.data, err);
     for (size_t i = 0; rc == OK && i < input->n_logs; i++)
         if ((rc = make_part(r, "training", i, r->n_runs + input->n_logs > 1, &dir, err)) == OK)
             rc = write_log(r, input->logs[i], dir.data, err);

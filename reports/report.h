@@ -13,12 +13,15 @@
 
 #include "analyze/profile.h"
 #include "base/err.h"
+#include "reports/token_text.h"
 #include "reports/training_log.h"
 
 struct report_options {
     const char *dir;
     bool force;          /* replace an existing report; a directory that is neither empty nor a report is always refused */
     const char *gnuplot; /* the program, NULL = "gnuplot" */
+    const uint64_t *sequences; /* (n_sequences) whose tokens are drawn, where tokens were recorded; none = the first */
+    size_t n_sequences;
     const char *version; /* for the foot of the page: " 0.1.0 (abcdef)" */
     void (*note)(void *self, const char *text); /* a figure that could not be drawn; NULL = nobody listens */
     void *self;
@@ -28,6 +31,7 @@ struct report_options {
 struct report_input {
     struct profile *const *profiles;
     size_t n_profiles;
+    const struct token_text *texts; /* (n_profiles) what token ids stand for; NULL = nobody knows */
     struct training_log *const *logs;
     size_t n_logs;
 };

@@ -1,0 +1,33 @@
+/* token_strip.h - a text in which every token has the colour of how many heads keep it (or of its mean utility): as a piece
+ * of HTML that brings its own style, scrolls and escapes everything, and as CSV with every token. */
+#ifndef SPKV_REPORTS_TOKEN_STRIP_H
+#define SPKV_REPORTS_TOKEN_STRIP_H
+
+#include <stddef.h>
+
+#include "base/str.h"
+#include "reports/run.h"
+#include "reports/run_sequence.h"
+#include "reports/token_text.h"
+
+enum { TOKEN_STRIP_STEPS = 11 /* colours: no head, ..., all heads */, TOKEN_STRIP_PAGE_TOKENS = 4096 };
+
+/* The style of the piece, and its SHA-256 in base64 for the policy of the page that it is put into. */
+extern const char token_strip_style[];
+#define TOKEN_STRIP_HASH "sha256-xxTrkcVzOo/dabcsSbrRnqaVjfFu1Qo8LixGBmxsMlY="
+
+/* The class c0 ... c10 of a share from 0 to 1. */
+size_t token_strip_step(double share);
+
+/* Appends <style>, a legend and one <div class="strip"> with a <span class="cN" data-v="VALUE" title="..."> for each of the
+ * first max_tokens tokens; VALUE is the number of heads that keep the token (mean utility where gates were not recorded).
+ * run_file must be one with token_quantity_of() other than TOKEN_NOTHING. */
+int token_strip_put_html(struct profile *profile, const struct run_sequence *sequence, const struct token_text *text,
+                         size_t max_tokens, struct str *out, struct err *err);
+
+/* Columns position, token_id, token, nll_nat, n_heads (that have a gate or score), n_kept (NAME "n_kept", or
+ * "utility_sum"), share. */
+int token_strip_write_csv(struct profile *profile, const struct run_sequence *sequence, const struct token_text *text,
+                          const char *path, struct err *err);
+
+#endif
