@@ -74,6 +74,12 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(COMMON)
 	@echo "  LD   $@"
 	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 
+# The style sheet and the script of report pages, and what their security policy says of them: SHA-256 in base64.
+sha256 = 'sha256-$(shell env printf "$$(sha256sum $(1) | cut -c 1-64 | sed 's/../\\x&/g')" | base64)'
+$(BUILD)/obj/reports/page_assets.o: reports/page.css reports/page.js
+$(BUILD)/obj/reports/page_assets.o: CPPFLAGS += -DPAGE_STYLE_HASH="\"$(call sha256,reports/page.css)\"" \
+                                                -DPAGE_SCRIPT_HASH="\"$(call sha256,reports/page.js)\""
+
 # The commit of the build, in one object.
 COMMIT  := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 $(BUILD)/obj/cli/cli.o: CPPFLAGS += -DSPKV_COMMIT='"$(COMMIT)"'
