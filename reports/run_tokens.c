@@ -65,11 +65,14 @@ static int show_map(const struct place *p, const char *path, const char *name, s
     int rc = file_read_all(path, MAX_INLINE_BYTES, &bytes, &n, err);
     if (rc != OK)
         return rc;
-    str_printf(p->page, "<figure>\n<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"keep map\"><img alt=\"A "
-                        "row per token, a column per head; the numbers are in %s.csv.gz.\" src=\"data:image/png;base64,",
-               name);
+    str_puts(p->page, "<figure>\n");
+    page_begin_scroll(p->page, "keep map");
+    str_printf(p->page, "<img alt=\"A row per token, a column per head; the numbers are in %s.csv.gz.\" "
+                        "src=\"data:image/png;base64,", name);
     text_put_base64(p->page, bytes, n);
-    str_puts(p->page, "\"></div>\n</figure>\n");
+    str_puts(p->page, "\">\n");
+    page_end_scroll(p->page);
+    str_puts(p->page, "</figure>\n");
     free(bytes);
     return OK;
 }

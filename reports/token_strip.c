@@ -6,31 +6,10 @@
 
 #include "analyze/token_values.h"
 #include "base/file.h"
-#include "reports/colormap.h"
+#include "reports/page.h"
 #include "reports/table.h"
 #include "reports/text.h"
 #include "reports/token_table.h"
-
-/* Viridis at 0, 0.1, ..., 1 with the text in the better contrast; tests compare with colormap.h. */
-const char token_strip_style[] =
-    ".strip{white-space:pre-wrap;overflow:auto;max-height:420px;padding:12px 14px;border:1px solid var(--rule);"
-    "border-radius:6px;overflow-wrap:anywhere;font:15px/1.7 ui-monospace,\"DejaVu Sans Mono\",Menlo,Consolas,monospace}\n"
-    ".strip span{border-radius:2px;padding:2px 0;margin-right:1px}\n"
-    ".strip span:hover{outline:2px solid var(--text)}\n"
-    ".striplegend{font-size:14px}\n"
-    ".striplegend span{padding:2px 9px}\n"
-    ".cn{color:var(--muted)}\n"
-    ".c0{background:#440154;color:#fff}\n"
-    ".c1{background:#482576;color:#fff}\n"
-    ".c2{background:#414387;color:#fff}\n"
-    ".c3{background:#34608d;color:#fff}\n"
-    ".c4{background:#2a788e;color:#fff}\n"
-    ".c5{background:#21908d;color:#000}\n"
-    ".c6{background:#23a884;color:#000}\n"
-    ".c7{background:#43bf71;color:#000}\n"
-    ".c8{background:#7ad151;color:#000}\n"
-    ".c9{background:#bcdf27;color:#000}\n"
-    ".c10{background:#fde725;color:#000}\n";
 
 size_t token_strip_step(double share) {
     double step = floor(share * TOKEN_STRIP_STEPS);
@@ -114,11 +93,12 @@ static int put_html(void *self, const struct token_values *v, size_t i, size_t p
 int token_strip_put_html(struct profile *profile, const struct run_sequence *sequence, const struct token_text *text,
                          size_t max_tokens, struct str *out, struct err *err) {
     struct strip s = {text, out};
-    str_printf(out, "<style>%s</style>\n", token_strip_style);
     put_legend(token_quantity_of(profile), out);
-    str_puts(out, "<div class=\"strip\" tabindex=\"0\" role=\"group\" aria-label=\"text, every token coloured\">");
+    page_begin_scroll(out, "text, every token coloured");
+    str_puts(out, "<div class=\"strip\">");
     int rc = walk(profile, sequence, sequence->n < max_tokens ? sequence->n : max_tokens, put_html, &s, err);
     str_puts(out, "</div>\n");
+    page_end_scroll(out);
     return rc;
 }
 

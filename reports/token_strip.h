@@ -1,5 +1,5 @@
 /* token_strip.h - a text in which every token has the colour of how many heads keep it (or of its mean utility): as a piece
- * of HTML that brings its own style, scrolls and escapes everything, and as CSV with every token. */
+ * of HTML for the page (page.h), whose style sheet has the colours, with everything escaped, and as CSV with every token. */
 #ifndef SPKV_REPORTS_TOKEN_STRIP_H
 #define SPKV_REPORTS_TOKEN_STRIP_H
 
@@ -12,14 +12,10 @@
 
 enum { TOKEN_STRIP_STEPS = 11 /* colours: no head, ..., all heads */, TOKEN_STRIP_PAGE_TOKENS = 4096 };
 
-/* The style of the piece, and its SHA-256 in base64 for the policy of the page that it is put into. */
-extern const char token_strip_style[];
-#define TOKEN_STRIP_HASH "sha256-xxTrkcVzOo/dabcsSbrRnqaVjfFu1Qo8LixGBmxsMlY="
-
-/* The class c0 ... c10 of a share from 0 to 1. */
+/* N of the class cN of a share from 0 to 1: c0 for less than 1/11, ..., c10 from 10/11 on. */
 size_t token_strip_step(double share);
 
-/* Appends <style>, a legend and one <div class="strip"> with a <span class="cN" data-v="VALUE" title="..."> for each of the
+/* Appends a legend and a region that scrolls with a <span class="cN" data-v="VALUE" title="..."> for each of the
  * first max_tokens tokens; VALUE is the number of heads that keep the token (mean utility where gates were not recorded).
  * run_file must be one with token_quantity_of() other than TOKEN_NOTHING. */
 int token_strip_put_html(struct profile *profile, const struct run_sequence *sequence, const struct token_text *text,
