@@ -83,6 +83,7 @@ struct opened {
     struct token_text *texts;
     struct training_log **logs;
     size_t n_profiles, n_logs;
+    struct candidates candidates;
 };
 
 static int open_run(const struct report_arguments *a, struct opened *in, const char *path, struct err *err) {
@@ -108,13 +109,25 @@ static int open_and_write(const struct report_arguments *a, struct opened *in, s
                                      .self = (void *)(uintptr_t)a};
     int rc = OK;
     for (size_t i = 0; rc == OK && i < a->n_paths; i++) {
-        if (training_log_is(a->paths[i]))
+        if (candidates_is_layout(a->paths[i]))
+            rc = candidates_add_layout(&in->candidates, a->paths[i], err);
+        else if (candidates_is_table(a->paths[i]))
+            rc = candidates_add_table(&in->candidates, a->paths[i], err);
+        else if (candidates_is_directory(a->paths[i]))
+            rc = candidates_add_directory(&in->candidates, a->paths[i], err);
+        else if (training_log_is(a->paths[i]))
             rc = training_log_read(a->paths[i], &in->logs[in->n_logs++], err);
         else if ((rc = cli_check_run_path(a->paths[i], err)) == OK)
             rc = open_run(a, in, a->paths[i], err);
     }
     if (rc == OK)
-        rc = report_write(&(struct report_input){in->profiles, in->n_profiles, in->texts, in->logs, in->n_logs}, &options, err);
+        rc = report_write(&(struct report_input){.profiles = in->profiles,
+                                                .n_profiles = in->n_profiles,
+                                                .texts = in->texts,
+                                                .logs = in->logs,
+                                                .n_logs = in->n_logs,
+                                                .candidates = in->candidates.n ? &in->candidates : NULL},
+                          &options, err);
     str_free(&version);
     return rc;
 }
@@ -136,6 +149,7 @@ int cmd_report(int argc, char **argv) {
     }
     for (size_t i = 0; i < in.n_logs; i++)
         training_log_free(in.logs[i]);
+    candidates_free(&in.candidates);
     free(in.profiles);
     free(in.names);
     free(in.texts);

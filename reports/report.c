@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "reports/candidate_figures.h"
 #include "reports/page.h"
 #include "reports/run_figures.h"
 #include "reports/run_maps.h"
@@ -58,24 +59,29 @@ static int write_quantity(struct report *r, const struct run *run, const char *d
     return rc;
 }
 
-/* Draws a figure and frees it. */
-static int write_figure(struct report *r, struct run_figure *f, const char *dir, struct err *err) {
+static int draw_figure(struct report *r, const struct figure *f, const char *dir, struct err *err) {
     struct figure_result result;
     struct str path = {0};
     char *svg = NULL;
     size_t n_svg = 0;
-    int rc = figure_write(&f->figure, dir, r->options->gnuplot, &result, err);
+    int rc = figure_write(f, dir, r->options->gnuplot, &result, err);
     if (rc != OK)
         goto out;
-    str_printf(&path, "%s/%s_plain.svg", dir, f->figure.name);
+    str_printf(&path, "%s/%s_plain.svg", dir, f->name);
     if (result.drawn && (rc = file_read_all(str_text(&path), (size_t)64 << 20, &svg, &n_svg, err)) != OK)
         goto out;
-    page_put_figure(&r->page, &f->figure, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
+    page_put_figure(&r->page, f, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
     if (!result.drawn && r->options->note)
         r->options->note(r->options->self, result.notice);
 out:
     free(svg);
     str_free(&path);
+    return rc;
+}
+
+/* Draws a figure and frees it. */
+static int write_figure(struct report *r, struct run_figure *f, const char *dir, struct err *err) {
+    int rc = draw_figure(r, &f->figure, dir, err);
     run_figure_free(f);
     return rc;
 }
@@ -191,10 +197,34 @@ static int write_differences(struct report *r, struct err *err) {
     return rc;
 }
 
+/* Layouts and policies side by side. */
+static int write_candidates(struct report *r, const struct candidates *candidates, struct err *err) {
+    struct table table;
+    char *path = file_join(r->dir, "candidates.csv", err);
+    int rc = path ? OK : ERR_MEMORY;
+    page_put_section(&r->page, "Layouts and policies side by side");
+    for (int kind = 0; rc == OK && kind < CANDIDATE_N_FIGURES; kind++) {
+        struct candidate_figure f;
+        if (candidates_have_figure(candidates, (enum candidate_figure_kind)kind) &&
+            (rc = candidate_figure_create(candidates, (enum candidate_figure_kind)kind, &f, err)) == OK) {
+            rc = draw_figure(r, &f.figure, r->dir, err);
+            candidate_figure_free(&f);
+        }
+    }
+    candidate_table(candidates, &table);
+    if (rc == OK)
+        rc = table_write_csv(&table, path, err);
+    page_put_table(&r->page, &table, "What was predicted and measured, with 95 % intervals over documents.",
+                   "candidates.csv");
+    table_free(&table);
+    free(path);
+    return rc;
+}
+
 /* -- the whole ------------------------------------------------------------------------------------------------------------
  */
 
-static void begin_page(struct report *r) {
+static void begin_page(struct report *r, const struct report_input *input) {
     struct str title = {0};
     if (r->n_runs == 1) {
         str_puts(&title, "KV cache report: ");
@@ -202,9 +232,9 @@ static void begin_page(struct report *r) {
     } else if (r->n_runs > 1)
         str_printf(&title, "KV cache report of %zu runs", r->n_runs);
     else
-        str_puts(&title, "Training report");
+        str_puts(&title, input->n_logs ? "Training report" : "Layouts and policies");
     page_begin(&r->page, str_text(&title),
-               r->n_runs > 0 ? "Which layers and heads of a language model keep which part of their key-value cache, "
+               r->n_runs > 0 || !input->n_logs ? "Which layers and heads of a language model keep which part of their key-value cache, "
                                "measured by running text through it."
                              : "How the losses of a language model and the share of pairs that its key-value cache keeps "
                                "went while it was trained.");
@@ -252,7 +282,9 @@ static int write_all(struct report *r, const struct report_input *input, struct 
             return rc;
         r->runs[i].number = r->n_runs > 1 ? i + 1 : 0;
     }
-    begin_page(r);
+    begin_page(r, input);
+    if (input->candidates && (rc = write_candidates(r, input->candidates, err)) != OK)
+        return rc;
     if ((rc = write_differences(r, err)) != OK || (rc = write_parts(r, input, err)) != OK)
         return rc;
     return write_page(r, err);

@@ -113,19 +113,33 @@ void run_put_policy(const struct run *run, struct str *s) {
         str_printf(s, ", %s prefill", m->prefill);
 }
 
-void run_put_context(const struct run *run, struct str *s) {
-    const struct statistics *st = &run->statistics;
+static void put_model(const struct run *run, struct str *s) {
     str_puts(s, "Model ");
     run_put_short_name(s, run->meta->model_path);
-    str_printf(s, " (%zu layers x %zu KV heads). Corpus: ", st->n_layers, st->n_kv_heads);
+    str_printf(s, " (%zu layers x %zu KV heads). Corpus: ", run->statistics.n_layers, run->statistics.n_kv_heads);
     run_put_corpora(run, s);
-    str_puts(s, ". Policy ");
-    run_put_policy(run, s);
-    str_puts(s, ". ");
+}
+
+static void put_amounts(const struct run *run, struct str *s) {
+    const struct statistics *st = &run->statistics;
     text_put_count(s, st->n_sequences);
     str_puts(s, st->n_sequences == 1 ? " sequence, " : " sequences, ");
     text_put_count(s, st->n_tokens);
     str_puts(s, run->partial ? " tokens; the run is not complete." : " tokens.");
+}
+
+void run_put_context(const struct run *run, struct str *s) {
+    put_model(run, s);
+    str_puts(s, ". Policy ");
+    run_put_policy(run, s);
+    str_puts(s, ". ");
+    put_amounts(run, s);
+}
+
+void run_put_measurement(const struct run *run, struct str *s) {
+    put_model(run, s);
+    str_printf(s, ". Window %u. ", run->meta->window);
+    put_amounts(run, s);
 }
 
 const char *run_missing(const struct run *run) {

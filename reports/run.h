@@ -47,6 +47,8 @@ void run_put_short_name(struct str *s, const char *path);
 /* "Model SmolLM2-135M (30 layers x 3 KV heads). Corpus novels. Policy spkv, window 128, ..." - one paragraph under every
  * picture, so that none loses what it shows. */
 void run_put_context(const struct run *run, struct str *s);
+/* The same without the policy: what several runs over one text under different attention share. */
+void run_put_measurement(const struct run *run, struct str *s);
 void run_put_corpora(const struct run *run, struct str *s);
 void run_put_policy(const struct run *run, struct str *s);
 
