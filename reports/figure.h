@@ -21,6 +21,8 @@ enum figure_kind {
     FIGURE_CURVES, /* one line per series in a colour of its own, named in the key; up to 6. Gaps are bridged */
     FIGURE_PROFILE, /* `all` as points over x; series 0 and 1 are the ends of a wide bar at each x, series 2 and 3, where there
                        are four, those of its interval */
+    FIGURE_MATRIX,  /* series k at x[i] is the colour of row k, column i; colours from y_low over 0 to y_high, y_low = -y_high;
+                       ticks stand at both axes, z_title along the colours */
     FIGURE_POINTS,  /* `points` with their intervals, those of a group joined by a line and named in the key */
 };
 
@@ -39,7 +41,7 @@ struct figure_tick {
 struct figure {
     const char *name; /* stem of the files: a-z, 0-9, '-', '_' */
     enum figure_kind kind;
-    const char *title, *x_title, *y_title; /* units included */
+    const char *title, *x_title, *y_title, *z_title; /* units included */
     const char *const *caption; /* paragraphs */
     size_t n_caption;
     const char *alt; /* what a reader who cannot see the picture should know */
@@ -54,6 +56,7 @@ struct figure {
     const double *series; /* (n_series, n_x), NaN = missing */
     const char *const *series_names; /* CSV columns; NULL = layer_0, layer_1, ... */
 
+    bool separate; /* FIGURE_LINES: x are names, no numbers, so that points are not joined */
     bool x_log; /* base 2 */
     double x_low, x_high, y_low, y_high; /* NaN = as the data are; of y in drawn units (y_unit) */
     const struct figure_tick *ticks; /* of x; n_ticks 0 = gnuplot's own */

@@ -14,6 +14,7 @@ enum {
     CAPTION_SIZE = 12,
     CAPTION_LEADING = 17,
     SIDE = 24,
+    MATRIX_SIDE = 620, /* of a square plot */
     KEY_WIDTH = 236,   /* of a key beside the plot */
     KEY_LINE = 19,     /* height of its lines */
     KEY_LETTERS = 30,  /* of a name in it */
@@ -62,6 +63,8 @@ static int ridge_step(const struct figure *f) {
 }
 
 static int plot_height(const struct figure *f) {
+    if (f->kind == FIGURE_MATRIX)
+        return MATRIX_SIDE + 104;
     if (f->kind == FIGURE_POINTS && (int)f->n_groups * KEY_LINE + 60 > PLOT_HEIGHT)
         return (int)f->n_groups * KEY_LINE + 60;
     return f->kind == FIGURE_RIDGES ? 100 + (int)f->n_series * ridge_step(f) : PLOT_HEIGHT;
@@ -136,10 +139,10 @@ static void put_range(struct str *out, const char *axis, double low, double high
     str_puts(out, "]\n");
 }
 
-static void put_ticks(const struct figure *f, struct str *out) {
+static void put_ticks(const struct figure *f, const char *axis, struct str *out) {
     if (f->n_ticks == 0)
         return;
-    str_puts(out, "set xtics (");
+    str_printf(out, "set %stics (", axis);
     for (size_t i = 0; i < f->n_ticks; i++) {
         str_puts(out, i ? ", " : "");
         figure_put_quoted(out, f->ticks[i].label);
@@ -189,11 +192,12 @@ static void put_all(const struct figure *f, const char *style, struct str *out) 
 static void put_lines(const struct figure *f, struct str *out) {
     for (size_t k = 0; k < f->n_series; k++) {
         put_source(f, out);
-        str_printf(out, "1:%zu:(%zu) with lines linewidth 1.3 linecolor palette notitle%s", (size_t)column_series(f) + k, k,
-                   k + 1 < f->n_series || f->all ? ", \\\n     " : "");
+        str_printf(out, "1:%zu:(%zu) with %s linewidth 1.3 linecolor palette notitle%s", (size_t)column_series(f) + k, k,
+                   f->separate ? "points pointtype 7 pointsize 0.9" : "lines", k + 1 < f->n_series || f->all ? ", \\\n     " : "");
     }
     if (f->all)
-        put_all(f, "linespoints linewidth 2.6 pointtype 7 pointsize 0.6", out);
+        put_all(f, f->separate ? "points pointtype 9 pointsize 1.6" : "linespoints linewidth 2.6 pointtype 7 pointsize 0.6",
+                out);
 }
 
 static bool is_missing(const struct figure *f, size_t series) {
@@ -245,7 +249,7 @@ static void put_profile(const struct figure *f, struct str *out) {
         put_source(f, out);
         str_printf(out, "1:%d:%d:%d with yerrorbars pointtype 0 linewidth 1.4 linecolor rgb '#d55e00' title ",
                    column_all(f), c + 2, c + 3);
-        figure_put_quoted(out, "95 % interval over documents");
+        figure_put_quoted(out, "95 % interval");
         str_puts(out, ", \\\n     ");
     }
     put_all(f, "linespoints linewidth 1.2 pointtype 7 pointsize 0.8", out);
@@ -329,6 +333,27 @@ static void put_bent_axis(const struct figure *f, struct str *out) {
     str_puts(out, ")\n");
 }
 
+/* Without the first line and the first field, which name columns and rows. */
+static void put_matrix(const struct figure *f, struct str *out) {
+    str_printf(out, "'%s.csv' matrix skip 1 every 1::1 using ($1 - 1):2:3 with image pixels notitle", f->name);
+}
+
+static void put_matrix_axes(const struct figure *f, struct str *out) {
+    str_printf(out, "unset key\nunset grid\nset xrange [-0.5:%zu.5]\nset yrange [%zu.5:-0.5]\nset cbrange [", f->n_x - 1,
+               f->n_series - 1);
+    text_put_double(out, f->y_low);
+    str_putc(out, ':');
+    text_put_double(out, f->y_high);
+    str_puts(out, "]\nset palette defined (");
+    for (int i = 0; i <= 16; i++) {
+        struct rgb c = colormap_at(COLORMAP_DIVERGING, i / 16.0);
+        str_printf(out, "%s%d '#%02x%02x%02x'", i ? ", " : "", i, c.r, c.g, c.b);
+    }
+    str_puts(out, ")\n");
+    put_setting(out, "cblabel", f->z_title, " textcolor rgb '" TEXT_COLOR "'");
+    put_ticks(f, "y", out);
+}
+
 static double largest_share(const struct figure *f) {
     double largest = 0;
     for (size_t i = 0; i < f->n_series * f->n_x; i++)
@@ -381,9 +406,17 @@ static void put_plot(const struct figure *f, struct str *out) {
         put_curves(f, out);
     else if (f->kind == FIGURE_POINTS)
         put_groups(f, out);
+    else if (f->kind == FIGURE_MATRIX)
+        put_matrix(f, out);
     else
         put_profile(f, out);
     str_putc(out, '\n');
+}
+
+static double right_edge(const struct figure *f, bool colored) {
+    if (f->kind == FIGURE_MATRIX)
+        return 84 + MATRIX_SIDE;
+    return WIDTH - (colored ? 104.0 : f->kind == FIGURE_POINTS ? KEY_WIDTH + 24.0 : 30.0);
 }
 
 /* Margins, key and colour bar at fixed places, so that text of any length cannot move the plot. */
@@ -394,7 +427,7 @@ static void put_frame(const struct figure *f, const struct frame *frame, struct 
     str_printf(
         out,
         "set lmargin at screen %.5f\nset rmargin at screen %.5f\nset tmargin at screen %.5f\nset bmargin at screen %.5f\n",
-        84.0 / WIDTH, 1 - (frame->colored ? 104.0 : beside ? KEY_WIDTH + 24.0 : 30.0) / WIDTH, 1 - top / height, bottom / height);
+        84.0 / WIDTH, right_edge(f, frame->colored) / WIDTH, 1 - top / height, bottom / height);
     if (beside)
         str_printf(out, "set key at screen %.5f, screen %.5f left top vertical Left reverse samplen 2 maxrows %zu textcolor rgb "
                         "'" TEXT_COLOR "'\n", 1 - (double)KEY_WIDTH / WIDTH, 1 - top / height, f->n_groups);
@@ -405,7 +438,7 @@ static void put_frame(const struct figure *f, const struct frame *frame, struct 
         str_puts(out, "unset key\n");
     if (frame->colored)
         str_printf(out, "set colorbox user origin screen %.5f, screen %.5f size screen %.5f, screen %.5f noborder\n",
-                   1 - 84.0 / WIDTH, bottom / height, 16.0 / WIDTH, 1 - (top + bottom) / height);
+                   (right_edge(f, true) + 20.0) / WIDTH, bottom / height, 16.0 / WIDTH, 1 - (top + bottom) / height);
 }
 
 static void put_title(const struct figure *f, const char *font, int height, struct str *out) {
@@ -423,14 +456,18 @@ static void put_style(const struct figure *f, struct str *out) {
     put_setting(out, "ylabel", f->y_title, " textcolor rgb '" TEXT_COLOR "'");
     if (f->x_log)
         str_puts(out, "set logscale x 2\n");
-    put_range(out, "x", f->x_low, f->x_high);
-    put_range(out, "y", f->y_low, f->y_high);
-    put_ticks(f, out);
+    if (f->kind != FIGURE_MATRIX) {
+        put_range(out, "x", f->x_low, f->x_high);
+        put_range(out, "y", f->y_low, f->y_high);
+    }
+    put_ticks(f, "x", out);
     put_mark(f, out);
     if (f->kind == FIGURE_LINES && f->n_series > 0)
         put_palette(f->n_series, out);
     if (f->kind == FIGURE_RIDGES)
         put_ridge_axis(f, out);
+    if (f->kind == FIGURE_MATRIX)
+        put_matrix_axes(f, out);
     if (f->kind == FIGURE_POINTS && f->y_bend > 0)
         put_bent_axis(f, out);
 }
@@ -447,7 +484,7 @@ static void put_svg(const struct figure *f, const struct frame *frame, const cha
  * ground of a terminal stays for the next one. */
 static void put_outputs(const struct figure *f, const char *caption, struct str *out) {
     int n = count_lines(caption), foot = n * CAPTION_LEADING;
-    bool colored = f->kind == FIGURE_LINES && f->n_series > 0;
+    bool colored = (f->kind == FIGURE_LINES || f->kind == FIGURE_MATRIX) && f->n_series > 0;
     struct frame whole = {(int)TITLE + plot_height(f) + foot, TITLE, foot, colored};
     struct frame plain = {plot_height(f) + 8, 8, 0, colored};
     put_title(f, "DejaVu Sans:Bold,13", whole.height, out); /* sizes in points here, in pixels in SVG */

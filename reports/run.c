@@ -21,6 +21,8 @@ static int load_bins(struct profile *profile, struct run *run, struct err *err) 
         rc = statistics_positions(profile, -1, &run->positions, err);
         ASSERT(rc != OK || n_edges == run->positions.n_bins + 1);
     }
+    if (rc == OK && run->meta->has_gates && profile_has(profile, PROFILE_CLASS_OPEN))
+        rc = statistics_classes(profile, -1, &run->classes, err);
     if (rc == OK && profile_has(profile, PROFILE_ATTENTION_DISTANCE)) {
         rc = profile_read_bins(profile, PROFILE_ATTENTION_DISTANCE, -1, &run->distance, &run->n_distance_bins, err);
         ASSERT(rc != OK || run->meta->n_distance_edges == run->n_distance_bins + 1);
@@ -43,6 +45,7 @@ void run_free(struct run *run) {
     statistics_free(&run->statistics);
     head_measure_free(&run->measure);
     bin_density_free(&run->positions);
+    bin_density_free(&run->classes);
     free(run->utility);
     free(run->distance);
     *run = (struct run){0};

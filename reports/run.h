@@ -26,6 +26,7 @@ struct run {
     const float *utility_edges; /* (n_utility_bins + 1), borrowed */
     struct bin_density positions;
     const uint32_t *position_edges; /* (positions.n_bins + 1), borrowed */
+    struct bin_density classes; /* of tokens, named by meta->class_names */
     double *distance; /* attention mass by distance, edges meta->distance_edges */
     size_t n_distance_bins;
 };
