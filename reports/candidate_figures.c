@@ -48,18 +48,18 @@ static const struct {
     double unit;
 } heights[] = {
     [HEIGHT_COVERAGE] = {"coverage", "coverage",
-                         "Coverage: sum of the densities of the heads that stay global over the sum of all densities. It does "
-                         "not order layouts by itself: measure them with spkv verify. Grey: what no other layout beats with "
-                         "as small a cache.",
+                         "Coverage: sum of the densities of the heads that stay global over the sum of all densities. It "
+                         "does not order layouts by itself: measure them with spkv verify. Grey: what no other layout beats "
+                         "with as small a cache.",
                          0},
     [HEIGHT_LOSS] = {"nll_change", "loss over that of full attention (%)",
-                     "Loss over that of full attention, minus 1; bars are intervals over documents. Lower is better. Points of "
-                     "one cost stand side by side. Grey: what no other beats at as low a cost.",
+                     "Loss over that of full attention, minus 1; bars are intervals over documents. Lower is better. Points "
+                     "of one cost stand side by side. Grey: what no other beats at as low a cost.",
                      0.01},
     [HEIGHT_GAP] = {"gap_recovered", "gap recovered (%)",
-                    "Gap recovered: 0 is the window alone, 100 full attention, over predictions that have something beyond the "
-                    "window to lose; bars are intervals over documents. Higher is better. Points of one cost stand side by side. "
-                    "Grey: what no other beats at as low a cost.",
+                    "Gap recovered: 0 is the window alone, 100 full attention, over predictions that have something beyond "
+                    "the window to lose; bars are intervals over documents. Higher is better. Points of one cost stand side by "
+                    "side. Grey: what no other beats at as low a cost.",
                     0.01}};
 
 static double x_of(const struct candidate *c, enum axis axis) {

@@ -72,6 +72,15 @@ int canvas_create_svg(int width, int height, const char *alt, struct str *text, 
     return OK;
 }
 
+void canvas_put_style(struct canvas *c) {
+    static const char *const classes[] = {[PAINT_TEXT] = "t", [PAINT_MUTED] = "m", [PAINT_RULE] = "r", [PAINT_BAR] = "b"};
+    str_puts(c->svg, "<style>text{font-family:\"DejaVu Sans\",Verdana,Arial,sans-serif}");
+    for (int kind = PAINT_TEXT; kind <= PAINT_BAR; kind++)
+        str_printf(c->svg, ".%s{fill:#%02x%02x%02x}", classes[kind], theme[kind].r, theme[kind].g, theme[kind].b);
+    str_puts(c->svg, "</style>\n");
+    canvas_rect(c, 0, 0, c->width, c->height, (struct paint){PAINT_COLOR, {255, 255, 255}}, NULL);
+}
+
 static void svg_fill(struct canvas *c, struct paint paint) {
     switch (paint.kind) {
     case PAINT_COLOR: str_printf(c->svg, " fill=\"#%02x%02x%02x\"", paint.color.r, paint.color.g, paint.color.b); break;

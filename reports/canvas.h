@@ -40,6 +40,9 @@ int canvas_create_png(int width, int height, struct canvas **out, struct err *er
  * t, m, r and b (fill of text, muted, rule, bar) and the font from the page. `alt` becomes its accessible name. */
 int canvas_create_svg(int width, int height, const char *alt, struct str *text, struct canvas **out, struct err *err);
 
+/* Gives an SVG element that stands alone what else its page would: white ground, font, the colours of the theme. */
+void canvas_put_style(struct canvas *c);
+
 /* Fills a rectangle. hover: shown by a browser, NULL = nothing; a PNG ignores it. */
 void canvas_rect(struct canvas *c, int x, int y, int w, int h, struct paint paint, const char *hover);
 

@@ -19,10 +19,10 @@ enum figure_kind {
     FIGURE_LINES, /* one line per series, coloured by its number (layers: the colour bar says which), `all` thick on top */
     FIGURE_RIDGES, /* one filled profile per series above its own base line, the first at the top, same scale for all */
     FIGURE_CURVES, /* one line per series in a colour of its own, named in the key; up to 6. Gaps are bridged */
-    FIGURE_PROFILE, /* `all` as points over x; series 0 and 1 are the ends of a wide bar at each x, series 2 and 3, where there
-                       are four, those of its interval */
-    FIGURE_MATRIX,  /* series k at x[i] is the colour of row k, column i; colours from y_low over 0 to y_high, y_low = -y_high;
-                       ticks stand at both axes, z_title along the colours */
+    FIGURE_PROFILE, /* `all` as points over x; series 0 and 1 are the ends of a wide bar at each x; of four series,
+                       2 and 3 are those of its interval */
+    FIGURE_MATRIX,  /* series k at x[i] is the colour of row k, column i; colours from y_low to y_high = -y_low; ticks
+                       stand at both axes, z_title along the colours */
     FIGURE_POINTS,  /* `points` with their intervals, those of a group joined by a line and named in the key */
 };
 
@@ -68,7 +68,7 @@ struct figure {
     bool front; /* group 0 is no group but the line of those that no other beats */
     const char *y_name; /* CSV column of y; NAME_low and NAME_high are its interval */
     double y_unit; /* y is drawn in these: 0.01 = in percent; 0 = as it is */
-    double y_bend; /* y is drawn as asinh(y / y_bend), in drawn units, so that small and large values have room; 0 = as it is */
+    double y_bend; /* y is drawn as asinh(y / y_bend), in drawn units: room for small and large values; 0 = as it is */
 
     double mark; /* a dashed vertical line at this x; NaN = none */
     const char *mark_title;

@@ -192,8 +192,9 @@ static void put_all(const struct figure *f, const char *style, struct str *out) 
 static void put_lines(const struct figure *f, struct str *out) {
     for (size_t k = 0; k < f->n_series; k++) {
         put_source(f, out);
-        str_printf(out, "1:%zu:(%zu) with %s linewidth 1.3 linecolor palette notitle%s", (size_t)column_series(f) + k, k,
-                   f->separate ? "points pointtype 7 pointsize 0.9" : "lines", k + 1 < f->n_series || f->all ? ", \\\n     " : "");
+        str_printf(out, "1:%zu:(%zu) with %s linewidth 1.3 linecolor palette notitle", (size_t)column_series(f) + k, k,
+                   f->separate ? "points pointtype 7 pointsize 0.9" : "lines");
+        str_puts(out, k + 1 < f->n_series || f->all ? ", \\\n     " : "");
     }
     if (f->all)
         put_all(f, f->separate ? "points pointtype 9 pointsize 1.6" : "linespoints linewidth 2.6 pointtype 7 pointsize 0.6",
@@ -429,8 +430,9 @@ static void put_frame(const struct figure *f, const struct frame *frame, struct 
         "set lmargin at screen %.5f\nset rmargin at screen %.5f\nset tmargin at screen %.5f\nset bmargin at screen %.5f\n",
         84.0 / WIDTH, right_edge(f, frame->colored) / WIDTH, 1 - top / height, bottom / height);
     if (beside)
-        str_printf(out, "set key at screen %.5f, screen %.5f left top vertical Left reverse samplen 2 maxrows %zu textcolor rgb "
-                        "'" TEXT_COLOR "'\n", 1 - (double)KEY_WIDTH / WIDTH, 1 - top / height, f->n_groups);
+        str_printf(out,
+                   "set key at screen %.5f, screen %.5f left top vertical Left reverse samplen 2 maxrows %zu textcolor rgb '"
+                   TEXT_COLOR "'\n", 1 - (double)KEY_WIDTH / WIDTH, 1 - top / height, f->n_groups);
     else
         str_printf(out, "set key at screen %.5f, screen %.5f right top horizontal textcolor rgb '" TEXT_COLOR "'\n",
                    1 - 30.0 / WIDTH, 1 - frame->top / height);

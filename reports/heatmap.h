@@ -47,6 +47,9 @@ void heatmap_layout(const struct heatmap *map, struct heatmap_geometry *out);
 int heatmap_write_png(const struct heatmap *map, const struct picture_fact *facts, size_t n_facts, const char *path,
                       int *top, struct err *err);
 
+/* Writes the same picture as an SVG file that stands alone, atomically. */
+int heatmap_write_svg(const struct heatmap *map, const char *path, struct err *err);
+
 /* Appends an <svg>, without title and caption. */
 int heatmap_put_svg(const struct heatmap *map, struct str *out, struct err *err);
 

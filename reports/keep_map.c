@@ -193,7 +193,7 @@ static void draw_head(struct canvas *c, const struct drawing *d) {
     }
 }
 
-/* Positions at every power of two of tokens that leaves room for them; bands end at such a position, so that no number is cut. */
+/* Positions at multiples of the power of two that leaves room for them; bands end at such ones, so that no number is cut. */
 static size_t tick_step(const struct drawing *d) {
     size_t step = 1;
     while (step * d->g.cell_h < TICK_ROOM)

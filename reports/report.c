@@ -38,10 +38,12 @@ static int write_map(struct report *r, const struct run *run, const char *dir, c
         return OK;
     }
     str_printf(&path, "%s/%s.png", dir, name);
-    if (path.failed)
-        rc = err_memory(err, "a path", path.len);
-    if (rc == OK)
-        rc = run_map_write(map, run, str_text(&path), err);
+    rc = path.failed ? err_memory(err, "a path", path.len) : run_map_write(map, run, path.data, err);
+    if (rc == OK) {
+        str_clear(&path);
+        str_printf(&path, "%s/%s.svg", dir, name);
+        rc = heatmap_write_svg(&map->map, str_text(&path), err);
+    }
     if (rc == OK)
         rc = page_put_heatmap(&r->page, &map->map, err);
     str_free(&path);
@@ -120,6 +122,7 @@ static int write_tables(struct report *r, struct profile *profile, const struct 
     if ((rc = write_table(r, run, dir, "layers.csv", "Per layer, all KV heads together.", run_table_layers, err)) != OK ||
         (rc = write_table(r, run, dir, "heads.csv", "Per layer and KV head.", run_table_heads, err)) != OK ||
         (rc = write_table(r, run, dir, "positions.csv", NULL, run_table_positions, err)) != OK ||
+        (rc = write_table(r, run, dir, "classes.csv", NULL, run_table_classes, err)) != OK ||
         (rc = write_table(r, run, dir, "utility_histogram.csv", NULL, run_table_utility, err)) != OK)
         return rc;
     char *path = file_join(dir, "sequences.csv", err);
@@ -174,25 +177,38 @@ static int write_log(struct report *r, const struct training_log *log, const cha
     return rc;
 }
 
+/* The i-th run minus the first: map and table. */
+static int write_difference(struct report *r, size_t i, const struct run_quantity *q, struct err *err) {
+    struct run_map map;
+    struct table table;
+    struct str path = {0};
+    char name[48];
+    snprintf(name, sizeof name, "difference_%zu_1", i + 1);
+    str_printf(&path, "%s/%s.csv", r->dir, name);
+    run_table_difference(&r->runs[0], &r->runs[i], q, &table);
+    int rc = path.failed ? err_memory(err, "a path", path.len) : table_write_csv(&table, path.data, err);
+    if (rc == OK && (rc = run_map_create_difference(&r->runs[0], &r->runs[i], q, &map, err)) == OK) {
+        rc = write_map(r, &r->runs[i], r->dir, name, &map, err);
+        run_map_free(&map);
+    }
+    table_free(&table);
+    str_free(&path);
+    return rc;
+}
+
 /* Each run against the first one of the same shape and kind. */
 static int write_differences(struct report *r, struct err *err) {
     int rc = OK;
     for (size_t i = 1; rc == OK && i < r->n_runs; i++) {
         const struct run_quantity *q = run_common_quantity(&r->runs[0], &r->runs[i]);
-        struct run_map map;
-        char name[160];
-        if (!q) {
-            snprintf(name, sizeof name,
-                     "Run %zu differs from run 1 in layers, KV heads or in what was recorded: no difference is drawn.",
-                     i + 1);
-            page_put_note(&r->page, name);
+        char note[160];
+        if (q) {
+            rc = write_difference(r, i, q, err);
             continue;
         }
-        snprintf(name, sizeof name, "difference_%zu_1", i + 1);
-        if ((rc = run_map_create_difference(&r->runs[0], &r->runs[i], q, &map, err)) == OK) {
-            rc = write_map(r, &r->runs[i], r->dir, name, &map, err);
-            run_map_free(&map);
-        }
+        snprintf(note, sizeof note,
+                 "Run %zu differs from run 1 in layers, KV heads or in what was recorded: no difference is drawn.", i + 1);
+        page_put_note(&r->page, note);
     }
     return rc;
 }
@@ -234,9 +250,10 @@ static void begin_page(struct report *r, const struct report_input *input) {
     else
         str_puts(&title, input->n_logs ? "Training report" : "Layouts and policies");
     page_begin(&r->page, str_text(&title),
-               r->n_runs > 0 || !input->n_logs ? "Which layers and heads of a language model keep which part of their key-value cache, "
-                               "measured by running text through it."
-                             : "How the losses of a language model and the share of pairs that its key-value cache keeps "
+               r->n_runs > 0 || !input->n_logs
+                   ? "Which layers and heads of a language model keep which part of their key-value cache, "
+                     "measured by running text through it."
+                   : "How the losses of a language model and the share of pairs that its key-value cache keeps "
                                "went while it was trained.");
     r->page.failed |= title.failed;
     str_free(&title);

@@ -329,8 +329,8 @@ static int create_classes(const struct run *run, struct run_figure *f, struct er
             f->numbers[(4 + l) * n + b] = bin_density_share(&run->classes, s->n_layers, s->n_kv_heads, (int)l, -1, b);
         snprintf(add_tick(f, (double)b)->label, sizeof f->ticks->label, "%s", run->meta->class_names[b]);
     }
-    str_puts(&f->explanation, "Share of key-value pairs whose gate was open, by what their token is. Classes without a token "
-                              "have no point.");
+    str_puts(&f->explanation, "Share of key-value pairs whose gate was open, by what their token is. Classes without a "
+                              "token have no point.");
     f->figure.from = f->figure.to = NULL;
     f->figure.name = "density_by_class";
     f->figure.kind = FIGURE_LINES;

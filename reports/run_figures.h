@@ -1,5 +1,6 @@
 /* run_figures.h - the figures of a run: utility histogram per layer, open gates against position and by
- * class of token, density per layer, attention mass against distance, correlation of heads. Each only where the run has its data. */
+ * class of token, density per layer, attention mass against distance, correlation of heads. Each only where
+ * the run has its data. */
 #ifndef SPKV_REPORTS_RUN_FIGURES_H
 #define SPKV_REPORTS_RUN_FIGURES_H
 

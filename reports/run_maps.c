@@ -173,7 +173,10 @@ int run_map_create_difference(const struct run *a, const struct run *b, const st
     str_puts(&out->title, " minus ");
     run_put_name(a, &out->title);
     str_printf(&out->value_title, "difference of %s", q->quantity);
+    str_puts(&out->context, "Second run: ");
     run_put_context(b, &out->context);
+    str_puts(&out->context, " First run: ");
+    run_put_context(a, &out->context);
     return finish(out, "Orange: the head has more in the second run than in the first; blue: less.", err);
 }
 

@@ -138,8 +138,8 @@ int run_tokens_write(struct profile *profile, const struct run *run, const struc
     if (profile_n_sequences(profile) == 0)
         return OK;
     if (!options->text || !options->text->put)
-        page_put_note(page, "The tokenizer of the model was not found where it was when the run was recorded, so ids stand for "
-                            "tokens: spkv report --tokenizer FILE names it.");
+        page_put_note(page, "The tokenizer of the model was not found where it was when the run was recorded, so ids "
+                            "stand for tokens: spkv report --tokenizer FILE names it.");
     for (size_t i = 0; rc == OK && i < options->n_sequences; i++)
         rc = write_sequence(&p, options->sequences[i], err);
     if (rc == OK && options->n_sequences == 0 && (rc = run_sequence_first(profile, &first, err)) == OK)

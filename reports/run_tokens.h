@@ -1,5 +1,5 @@
-/* run_tokens.h - what a report shows of single tokens: a sequence as coloured text and as keep map, and the tokens that heads
- * keep most and least. */
+/* run_tokens.h - what a report shows of single tokens: a sequence as coloured text and as keep map, and the tokens that
+ * heads keep most and least. */
 #ifndef SPKV_REPORTS_RUN_TOKENS_H
 #define SPKV_REPORTS_RUN_TOKENS_H
 

@@ -26,7 +26,8 @@ static void put_value(enum token_quantity quantity, double sum, size_t n, struct
         str_printf(out, "mean utility %.3f of %zu heads", sum / (double)n, n);
 }
 
-static void put_span(const struct token_values *v, size_t i, size_t position, const struct token_text *text, struct str *out) {
+static void put_span(const struct token_values *v, size_t i, size_t position, const struct token_text *text,
+                     struct str *out) {
     struct str token = {0}, shown = {0};
     size_t n;
     double sum = token_values_sum(v, i, &n);

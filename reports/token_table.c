@@ -14,7 +14,7 @@ void token_put_visible(const char *text, struct str *out) {
         str_free(&part);
         text += n;
         if (*text) {
-            str_puts(out, *text == '\n' ? "\xe2\x8f\x8e" : *text == '\r' ? "\xe2\x90\x8d" : "\xe2\x87\xa5");
+            str_puts(out, *text == '\n' ? "\xe2\x8f\x8e" : *text == '\r' ? "\xe2\x86\x90" : "\xe2\x87\xa5");
             text++;
         }
     }
@@ -93,7 +93,8 @@ static void put_list(const struct ranked_token *tokens, size_t n, const char *ti
 
 void token_put_ranking(const struct token_ranking *r, const struct token_text *text, struct str *out) {
     bool open = r->quantity == TOKEN_OPEN;
-    str_printf(out, "%zu different tokens that occur %llu times or more; %s over all heads and occurrences; an example each\n",
+    str_printf(out,
+               "%zu different tokens that occur %llu times or more; %s over all heads and occurrences; an example each\n",
                r->n_ids, (unsigned long long)r->min_occurrences, open ? "share of open gates" : "mean utility");
     put_list(r->most, r->n, open ? "most kept tokens" : "tokens of highest utility", text, out);
     put_list(r->least, r->n, open ? "least kept tokens" : "tokens of lowest utility", text, out);
