@@ -212,7 +212,7 @@ static int draw(const struct import *in, struct err *err) {
     struct heatmap map = {.n_layers = in->pattern.n_layers, .n_kv_heads = in->pattern.n_kv_heads,
                           .values = in->pattern.value, .high = 1, .title = str_text(&title),
                           .value_title = "imported value", .missing = "no value", .caption = caption, .n_caption = 2};
-    struct canvas_fact facts[] = {{"Title", map.title}, {"Description", caption[0]}, {"Source", in->options->input},
+    struct picture_fact facts[] = {{"Title", map.title}, {"Description", caption[0]}, {"Source", in->options->input},
                                   {"Software", "spkv import"}};
     int rc = title.failed || origin.failed ? err_memory(err, "a caption", 0) : file_check_free(in->options->png,
                                                                                                 in->options->force, err);

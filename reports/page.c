@@ -30,6 +30,10 @@ void page_begin(struct str *page, const char *title, const char *lead) {
     str_puts(page, " <a href=\"#words\">What the words mean</a>.</p>\n");
 }
 
+void page_put_section(struct str *page, const char *heading) {
+    put_element(page, "h2", heading);
+}
+
 void page_put_heading(struct str *page, const char *heading) {
     put_element(page, "h3", heading);
 }

@@ -29,6 +29,7 @@ void page_put_run(struct str *page, const struct run *run);
 /* A section of one training run: heading and the numbers it ended with. */
 void page_put_training(struct str *page, const char *summary);
 
+void page_put_section(struct str *page, const char *heading); /* another section */
 void page_put_heading(struct str *page, const char *heading);
 void page_put_note(struct str *page, const char *text);
 void page_begin_fold(struct str *page, const char *summary); /* what follows is folded away, until page_end_fold() */
