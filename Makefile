@@ -41,6 +41,14 @@ STD     := -std=c11 -fopenmp -ffp-contract=off -fno-math-errno
 
 LAYERS  := base kernels engine train datasets analyze reports
 LIB_SRC := $(sort $(foreach d,$(LAYERS),$(shell find $(d) -name '*.c')))
+ifneq ($(findstring fuzzer,$(SAN)),)
+# For libFuzzer: clang may lack the run time of OpenMP, and parsers need no kernels.
+LIB_SRC := $(filter-out kernels/%,$(LIB_SRC)) kernels/kv_cache.c
+WARNINGS += -Wno-pass-failed # clang says where it did not vectorise
+FUZZ_MAIN := -fsanitize=fuzzer
+else
+FUZZ_MAIN = $(BUILD)/obj/tests/fuzz/replay.o -fopenmp
+endif
 CLI_SRC := $(sort $(wildcard cli/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
@@ -73,6 +81,12 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(COMMON)
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
 	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+
+# The style sheet and the script of report pages, and what their security policy says of them: SHA-256 in base64.
+sha256 = 'sha256-$(shell env printf "$$(sha256sum $(1) | cut -c 1-64 | sed 's/../\\x&/g')" | base64)'
+$(BUILD)/obj/reports/page_assets.o: reports/page.css reports/page.js
+$(BUILD)/obj/reports/page_assets.o: CPPFLAGS += -DPAGE_STYLE_HASH="\"$(call sha256,reports/page.css)\"" \
+                                                -DPAGE_SCRIPT_HASH="\"$(call sha256,reports/page.js)\""
 
 # The commit of the build, in one object.
 COMMIT  := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
@@ -125,6 +139,10 @@ tests: $(PROGRAM) $(TESTS) $(BUILD)/tests/tools/run_equal
 test-kill: tests ## kill -9 a recording run 50 times at random moments and compare
 	@scripts/kill-test $(or $(KILLS),50) 40000 $(PROGRAM) $(BUILD)/tests/tools/run_equal datasets/demo/model build/kill
 
+.PHONY: test-browser
+test-browser: $(PROGRAM) ## a report page in headless Chromium; pictures in build/browser
+	@status=0; scripts/test-browser $(PROGRAM) build/browser || status=$$?; [ $$status -eq 0 ] || [ $$status -eq 77 ]
+
 .PHONY: test-sanitized
 test-sanitized: export LSAN_OPTIONS = suppressions=tests/lsan.supp:print_suppressions=0
 test-sanitized: export OMP_NUM_THREADS = 2
@@ -140,11 +158,16 @@ $(BUILD)/tests/tools/%: $(BUILD)/obj/tests/tools/%.o $(BUILD)/libspkv.a
 $(BUILD)/tests/fuzz_%: $(BUILD)/obj/tests/fuzz_%.o $(BUILD)/obj/tests/fuzz/replay.o $(BUILD)/libspkv.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
-	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(FUZZ_MAIN) $(BUILD)/libspkv.a $(LDLIBS)
 
 .PHONY: fuzz
 fuzz: deps ## fuzz every parser with libFuzzer (needs clang; FUZZ_SECONDS=60 each)
-	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
+	@command -v clang >/dev/null || { echo "fuzz: needs clang with libFuzzer (Debian: clang libclang-rt-14-dev)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined fuzz-built
+
+.PHONY: fuzz-built
+fuzz-built: $(FUZZERS)
+	@scripts/fuzz $(or $(FUZZ_SECONDS),60) build/fuzz $(FUZZERS)
 
 .PHONY: install
 install: all ## install build/spkv under $(prefix)

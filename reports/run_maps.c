@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "reports/text.h"
+#include "reports/run_facts.h"
 
 static const struct run_quantity quantities[] = {
     {"density", "Long-range density by layer and KV head", "long-range density",
@@ -173,7 +173,10 @@ int run_map_create_difference(const struct run *a, const struct run *b, const st
     str_puts(&out->title, " minus ");
     run_put_name(a, &out->title);
     str_printf(&out->value_title, "difference of %s", q->quantity);
+    str_puts(&out->context, "Second run: ");
     run_put_context(b, &out->context);
+    str_puts(&out->context, " First run: ");
+    run_put_context(a, &out->context);
     return finish(out, "Orange: the head has more in the second run than in the first; blue: less.", err);
 }
 
@@ -186,26 +189,15 @@ void run_map_free(struct run_map *map) {
 }
 
 int run_map_write(const struct run_map *map, const struct run *run, const char *path, struct err *err) {
-    const struct profile_meta *m = run->meta;
-    struct str corpora = {0}, policy = {0};
-    char sequences[32], tokens[32], range[64], sums[32];
-    run_put_corpora(run, &corpora);
-    run_put_policy(run, &policy);
-    snprintf(sequences, sizeof sequences, "%zu", run->statistics.n_sequences);
-    snprintf(tokens, sizeof tokens, "%llu", (unsigned long long)run->statistics.n_tokens);
+    struct run_facts facts;
+    char range[64];
+    int rc = run_facts_create(run, map->map.title, map->map.caption[0], &facts, err);
+    if (rc != OK)
+        return rc;
     snprintf(range, sizeof range, "%g to %g", map->map.low, map->map.high);
-    snprintf(sums, sizeof sums, "%zu x %zu", map->map.n_layers, map->map.n_kv_heads);
-    struct canvas_fact facts[] = {{"Title", map->map.title},      {"Description", map->map.caption[0]},
-                                  {"Software", "spkv report"},    {"Model", m->model_path},
-                                  {"Corpus", str_text(&corpora)}, {"Policy", str_text(&policy)},
-                                  {"Sequences", sequences},       {"Tokens", tokens},
-                                  {"Layers x KV heads", sums},    {"Range of colours", range},
-                                  {"Model hash", m->model_hash}};
-    int rc = corpora.failed || policy.failed
-                 ? err_memory(err, "facts of a picture", 0)
-                 : heatmap_write_png(&map->map, facts, sizeof facts / sizeof *facts, path, NULL, err);
-    str_free(&corpora);
-    str_free(&policy);
+    run_facts_add(&facts, "Range of colours", range);
+    rc = heatmap_write_png(&map->map, facts.facts, facts.n, path, NULL, err);
+    run_facts_free(&facts);
     return rc;
 }
 

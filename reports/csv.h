@@ -1,0 +1,37 @@
+/* csv.h - a table of texts with a header line, as other commands write them: RFC 4180, LF or CRLF, fields in quotes may hold
+ * commas and line ends. Files of strangers: every row must be as long as the header, errors name file and line. One thread
+ * per table. */
+#ifndef SPKV_REPORTS_CSV_H
+#define SPKV_REPORTS_CSV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/err.h"
+
+enum { CSV_NO_COLUMN = -1 };
+
+struct csv {
+    char *text;               /* the file, cut up */
+    const char **cells;       /* (n_rows + 1, n_columns), the header first */
+    size_t n_rows, n_columns; /* rows without the header */
+    const char *path;         /* borrowed, for errors */
+};
+
+/* `path` must stay as long as the table. ERR_INPUT for a file without header, a zero byte, an open quote, ragged rows. */
+int csv_read(const char *path, struct csv *out, struct err *err);
+void csv_free(struct csv *csv); /* legal on a zeroed struct */
+
+/* The number of the column of that name, or CSV_NO_COLUMN. */
+int csv_column(const struct csv *csv, const char *name);
+
+/* The cell, "" where there is no such column. */
+const char *csv_text(const struct csv *csv, size_t row, int column);
+
+/* The number in a cell: NaN where it is empty or there is no such column, ERR_INPUT where it is no finite number. */
+int csv_real(const struct csv *csv, size_t row, int column, double *out, struct err *err);
+
+/* Whether the header line of a file names all these columns (n); false for what cannot be read. */
+bool csv_has_columns(const char *path, const char *const *names, size_t n);
+
+#endif
