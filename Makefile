@@ -131,6 +131,10 @@ tests: $(PROGRAM) $(TESTS) $(BUILD)/tests/tools/run_equal
 test-kill: tests ## kill -9 a recording run 50 times at random moments and compare
 	@scripts/kill-test $(or $(KILLS),50) 40000 $(PROGRAM) $(BUILD)/tests/tools/run_equal datasets/demo/model build/kill
 
+.PHONY: test-browser
+test-browser: $(PROGRAM) ## a report page in headless Chromium; pictures in build/browser
+	@status=0; scripts/test-browser $(PROGRAM) build/browser || status=$$?; [ $$status -eq 0 ] || [ $$status -eq 77 ]
+
 .PHONY: test-sanitized
 test-sanitized: export LSAN_OPTIONS = suppressions=tests/lsan.supp:print_suppressions=0
 test-sanitized: export OMP_NUM_THREADS = 2

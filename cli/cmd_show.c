@@ -1,7 +1,6 @@
 /* spkv show: a run file in the terminal. */
 #include <jansson.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
+#include <string.h>
 
 #include "analyze/profile.h"
 #include "base/str.h"
@@ -15,6 +14,7 @@ struct show_options {
     const char *path, *other; /* other: what it is compared with, NULL = nothing */
     const char *tokenizer;
     bool json, map;
+    const char *quantity; /* of the map, NULL = the first */
     size_t n_top, n_tokens; /* n_tokens 0: no list of tokens */
 };
 
@@ -22,7 +22,9 @@ enum { KEY_JSON = 0x100, KEY_HEATMAP, KEY_TOP, KEY_TOKENS, KEY_TOKENIZER, N_TOKE
 
 static const struct argp_option argp_options[] = {
     {"json", KEY_JSON, NULL, 0, "the same numbers as one JSON object", 0},
-    {"heatmap", KEY_HEATMAP, NULL, 0, "draw the map of layers and KV heads even where there is no colour", 0},
+    {"heatmap", KEY_HEATMAP, "NAME", OPTION_ARG_OPTIONAL,
+     "draw the map of layers and KV heads even where there is no colour: of density, or of far_attention, sink_attention, "
+     "read_fraction, gate_density, mean_utility", 0},
     {"top", KEY_TOP, "N", 0, "of two: how many of the largest heads are compared (a quarter)", 0},
     {"tokens", KEY_TOKENS, "N", OPTION_ARG_OPTIONAL,
      "only the N tokens (10) that heads keep most and least, with an example of each in its text; needs a run with --record "
@@ -35,7 +37,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     struct show_options *o = state->input;
     switch (key) {
     case KEY_JSON: o->json = true; break;
-    case KEY_HEATMAP: o->map = true; break;
+    case KEY_HEATMAP:
+        o->map = true;
+        o->quantity = arg;
+        break;
     case ARGP_KEY_ARG:
         if (o->other)
             argp_error(state, "one run file, or two to compare");
@@ -66,11 +71,6 @@ static const struct argp parser = {argp_options,
                                    NULL,
                                    NULL};
 
-static int terminal_width(void) {
-    struct winsize size;
-    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-}
-
 static int print_json(const struct run *run, struct err *err) {
     json_t *root = terminal_json(run);
     if (!root)
@@ -81,15 +81,35 @@ static int print_json(const struct run *run, struct err *err) {
     return OK;
 }
 
+/* The quantity of that name (NULL: the first), or an error that says which there are. */
+static int find_quantity(const struct run *run, const char *name, const struct run_quantity **out, struct err *err) {
+    const struct run_quantity *q[RUN_MAX_MAPS];
+    size_t n = run_quantities(run, q);
+    struct str names = {0};
+    *out = NULL;
+    for (size_t i = 0; name && i < n; i++) {
+        if (strcmp(q[i]->name, name) == 0)
+            *out = q[i];
+        str_printf(&names, "%s%s", i ? ", " : "", q[i]->name);
+    }
+    int rc = !name || *out ? OK : err_set(err, ERR_INPUT, run->path, "no \"%s\" was recorded; --heatmap= one of: %s", name,
+                                          n ? str_text(&names) : "nothing");
+    str_free(&names);
+    return rc;
+}
+
 static int print_text(const struct run *run, const struct show_options *o, struct err *err) {
     struct str text = {0};
     bool color = cli_color(stdout);
     struct terminal_options options = {.color = color,
                                        .truecolor = color && cli_truecolor(),
                                        .map = o->map || color,
-                                       .width = terminal_width()};
-    terminal_put_run(run, &options, &text);
-    int rc = text.failed ? err_memory(err, "the summary", text.len) : OK;
+                                       .width = cli_terminal_width()};
+    int rc = find_quantity(run, o->quantity, &options.quantity, err);
+    if (rc == OK)
+        terminal_put_run(run, &options, &text);
+    if (text.failed)
+        rc = err_memory(err, "the summary", text.len);
     if (rc == OK)
         fwrite(str_text(&text), 1, text.len, stdout); /* cli_finish_stdout() sees a failure */
     str_free(&text);

@@ -46,6 +46,19 @@ expect 3 "exists" profile -o "$dir/run.h5"
 expect 0 "" profile -o "$dir/run.h5" --record tokens,utility,open,classes --resume
 expect 0 "long-range density" "$spkv" show "$dir/run.h5"
 expect 0 '"schema"' "$spkv" show "$dir/run.h5" --json
+expect 0 "gate density by layer (down) and KV head (across)" "$spkv" show "$dir/run.h5" --heatmap=gate_density
+expect 3 "one of: density" "$spkv" show "$dir/run.h5" --heatmap=colours
+# Colours on a terminal only, and not there with NO_COLOR.
+escapes() { grep -q "$(printf '\033')" "$dir/out"; }
+expect 0 "" "$spkv" show "$dir/run.h5" --heatmap
+escapes && fail "escape sequences go into a pipe"
+on_terminal="TERM=xterm script -qec '$spkv show $dir/run.h5 --heatmap' /dev/null"
+if command -v script >/dev/null 2>&1; then
+    expect 0 "" env -u NO_COLOR sh -c "$on_terminal"
+    escapes || fail "no colours on a terminal"
+    expect 0 "a tenth each" env NO_COLOR=1 sh -c "$on_terminal"
+    escapes && fail "escape sequences in spite of NO_COLOR"
+fi
 expect 0 "" "$spkv" check "$dir/run.h5"
 expect 0 "index.html" "$spkv" report "$dir/run.h5" -o "$dir/report"
 expect 3 "exists" "$spkv" report "$dir/run.h5" -o "$dir/report"
