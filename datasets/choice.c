@@ -1,6 +1,8 @@
 #include "datasets/choice.h"
 
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 
@@ -57,4 +59,26 @@ const char *choice_continuation(const struct choice_question *q, size_t choice) 
 
 const char *choice_text(const struct choice_question *q, size_t choice) {
     return q->contexts.n > 1 ? text_list_get(&q->contexts, choice) : text_list_get(&q->continuations, choice);
+}
+
+static size_t n_characters(const char *text) {
+    size_t n = 0;
+    for (; *text; text++)
+        n += ((unsigned char)*text & 0xC0) != 0x80;
+    return n;
+}
+
+size_t choice_best(const struct choice_question *q, const double *log_likelihood, enum choice_unit unit) {
+    size_t best = 0;
+    double best_value = -INFINITY;
+    for (size_t i = 0; i < q->n_choices; i++) {
+        const char *text = choice_text(q, i);
+        size_t n = unit == CHOICE_WHOLE ? 1 : unit == CHOICE_CHARACTERS ? n_characters(text) : strlen(text);
+        double value = log_likelihood[i] / (double)n;
+        if (value > best_value) {
+            best_value = value;
+            best = i;
+        }
+    }
+    return best;
 }

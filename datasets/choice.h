@@ -37,4 +37,10 @@ const char *choice_continuation(const struct choice_question *question, size_t c
 /* What acc_norm and acc_bytes divide by: the choice as its task lists it, which is the context where those differ. */
 const char *choice_text(const struct choice_question *question, size_t choice);
 
+/* What the log-likelihood of a choice is divided by: nothing (acc), its characters (acc_norm), its bytes (acc_bytes). */
+enum choice_unit { CHOICE_WHOLE, CHOICE_CHARACTERS, CHOICE_BYTES, N_CHOICE_UNITS };
+
+/* The choice with the largest log-likelihood (n_choices) per unit; ties go to the first. */
+size_t choice_best(const struct choice_question *question, const double *log_likelihood, enum choice_unit unit);
+
 #endif
