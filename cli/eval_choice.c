@@ -24,9 +24,16 @@ struct choice_run {
     size_t log_likelihood_cap;
 };
 
+/* Samples of lm-eval are told from those of generation and perplexity by their second arguments. */
 bool eval_choice_takes(const struct row_kind *row_kind, const json_t *first_row) {
-    (void)first_row;
-    return row_kind && row_kind_has_choices(row_kind);
+    struct choice_question q = {0};
+    struct err ignored = {0};
+    bool samples = row_kind && strcmp(row_kind_name(row_kind), "lm-eval samples") == 0;
+    bool takes = row_kind && row_kind_has_choices(row_kind);
+    if (samples && json_object_get(first_row, "arguments"))
+        takes = row_question(row_kind, first_row, "", &q, &ignored) == OK || q.continuations.n > 0;
+    choice_question_free(&q);
+    return takes;
 }
 
 /* --- items --- */
@@ -39,7 +46,7 @@ static int add_requests(struct choice_run *r, const struct choice_question *q, c
         str_clear(&context);
         str_clear(&continuation);
         str_printf(&context, "%s%s%s", str_text(&q->heading), before, choice_context(q, i));
-        str_printf(&continuation, " %s", choice_continuation(q, i));
+        choice_put_continuation(q, i, &continuation);
         rc = context.failed || continuation.failed
                  ? err_memory(err, "a prompt", context.len)
                  : eval_batch_text(r->e, &r->batch, str_text(&context), str_text(&continuation), where, err);
@@ -87,7 +94,8 @@ static int judge_item(struct choice_run *r, size_t item, const struct choice_que
         for (size_t i = 0; i < q->n_choices; i++)
             r->log_likelihood[i] = scores[i].log_likelihood;
         for (int unit = 0; unit < N_CHOICE_UNITS; unit++)
-            r->right[unit][side][item] = choice_best(q, r->log_likelihood, (enum choice_unit)unit) == q->gold;
+            r->right[unit][side][item] = q->n_choices == 1 ? scores[0].is_greedy
+                                                           : choice_best(q, r->log_likelihood, (enum choice_unit)unit) == q->gold;
         r->gold_nll[side][item] = -r->log_likelihood[q->gold];
     }
     return r->e->items.stream ? eval_put_item(r->e, item_json(r, item, q, group), err) : OK;
@@ -116,6 +124,8 @@ static int open_shots(struct choice_run *r, struct err *err) {
     bool own = !o->shots_from || strcmp(o->shots_from, r->task->path) == 0;
     if (o->n_shots == 0)
         return OK;
+    if (strcmp(row_kind_name(r->task->row_kind), "lm-eval samples") == 0)
+        return err_set(err, ERR_USAGE, r->task->path, "--shots: samples of lm-eval hold their examples already");
     int rc = row_file_read(own ? r->task->path : o->shots_from, 0, &r->pool, err);
     r->shots = (struct shots){.file = &r->pool, .kind = r->task->row_kind, .n = (size_t)o->n_shots, .exclude = own,
                               .first = strcmp(sampler, "first") == 0};

@@ -40,6 +40,7 @@ void choice_question_clear(struct choice_question *q) {
     text_list_clear(&q->contexts);
     text_list_clear(&q->continuations);
     q->n_choices = q->gold = 0;
+    q->joined = false;
 }
 
 void choice_question_free(struct choice_question *q) {
@@ -54,11 +55,16 @@ const char *choice_context(const struct choice_question *q, size_t choice) {
 }
 
 const char *choice_continuation(const struct choice_question *q, size_t choice) {
-    return text_list_get(&q->continuations, q->contexts.n > 1 ? 0 : choice);
+    return text_list_get(&q->continuations, q->continuations.n > 1 ? choice : 0);
+}
+
+void choice_put_continuation(const struct choice_question *q, size_t choice, struct str *out) {
+    str_puts(out, q->joined ? "" : " ");
+    str_puts(out, choice_continuation(q, choice));
 }
 
 const char *choice_text(const struct choice_question *q, size_t choice) {
-    return q->contexts.n > 1 ? text_list_get(&q->contexts, choice) : text_list_get(&q->continuations, choice);
+    return q->continuations.n > 1 || q->n_choices == 1 ? choice_continuation(q, choice) : choice_context(q, choice);
 }
 
 static size_t n_characters(const char *text) {
