@@ -13,6 +13,7 @@
 #include "analyze/paired.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "cli/eval_journal.h"
 #include "cli/run_options.h"
 #include "datasets/rows.h"
 #include "engine/continuation.h"
@@ -41,7 +42,7 @@ struct eval_options {
     uint32_t n_resamples;
     bool truncate;                     /* a context that is too long loses tokens from the left */
     bool alone;                        /* no full attention beside the policy */
-    bool force;
+    bool resume, force;
 };
 
 struct eval_kind;
@@ -84,6 +85,7 @@ struct evaluation {
     struct progress progress;
     uint64_t n_done;                    /* items of all tasks */
     struct file_out items;              /* stream NULL: not asked for */
+    struct eval_journal *journal;       /* beside it, OUTPUT.part; NULL without */
     const volatile sig_atomic_t *stop;
     struct eval_row *rows;              /* (n_rows) finished tasks */
     size_t n_rows;
