@@ -30,9 +30,9 @@ static const struct argp_option argp_options[] = {
     {"max-length", KEY_MAX_LENGTH, "N", 0, "most tokens of a context, of a window (the model's limit)", 2},
     {"truncate", KEY_TRUNCATE, NULL, 0, "what is too long loses tokens from the left, as in lm-eval (refuse it)", 2},
     {"bos", KEY_BOS, "auto|yes|no", 0, "a start token before every text (auto: as the tokenizer's template says)", 2},
-    {"stride", KEY_STRIDE, "N", 0, "rolling: windows that begin N tokens after each other (lm-eval's, which do not overlap)", 3},
+    {"stride", KEY_STRIDE, "N", 0, "rolling: windows that begin N tokens after each other (lm-eval's, end to end)", 3},
     {"shots", KEY_SHOTS, "N", 0, "choice: examples before every question (0)", 4},
-    {"shots-from", KEY_SHOTS_FROM, "FILE", 0, "choice: where they are taken from (the task's own file, without the question)", 4},
+    {"shots-from", KEY_SHOTS_FROM, "FILE", 0, "choice: where they come from (the task's own file, less the question)", 4},
     {"shot-sampler", KEY_SHOT_SAMPLER, "random|first", 0, "choice: how (random; first for MMLU), both as in lm-eval", 4},
     {"shot-seed", KEY_SHOT_SEED, "N", 0, "choice: of the random ones (1234)", 4},
     {0},
@@ -234,9 +234,9 @@ int cmd_eval(int argc, char **argv) {
         argp_options, parse, "MODEL TASK...",
         "Scores tasks under a policy and, beside it, under full attention of the same weights.\v"
         "A TASK is a file, FILE or KIND:FILE: questions with choices as .jsonl (ARC, HellaSwag, WinoGrande, BoolQ, MMLU, "
-        "CommonsenseQA, PIQA, OpenBookQA in their authors' or the hub's form, or rows with prompt, choices, gold), samples_*.jsonl "
-        "of lm-eval, or texts (.txt, .jsonl with text), whose perplexity is taken. The kind is found by the first row; "
-        "openbookqa:FILE names it. Prompts, tokens and scores are those of lm-eval.",
+        "CommonsenseQA, PIQA, OpenBookQA in their authors' or the hub's form, or rows with prompt, choices, gold), "
+        "samples_*.jsonl of lm-eval, or texts (.txt, .jsonl with text), whose perplexity is taken. The kind is found by "
+        "the first row; openbookqa:FILE names it. Prompts, tokens and scores are those of lm-eval.",
         children, NULL, NULL};
     struct eval_options *o = calloc(1, sizeof *o);
     struct err err = {0};

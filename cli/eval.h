@@ -67,7 +67,7 @@ struct eval_row {
     int n_shots;
     struct eval_metric metrics[EVAL_MAX_METRICS];
     size_t n_metrics;
-    struct estimate nll_change;       /* loss of what is right (gold answers, texts) against full attention, paired by item */
+    struct estimate nll_change;       /* loss of gold answers and texts against full attention, paired by item */
     uint64_t n_scored, n_far;         /* scored tokens; those whose query had a pair outside window and sinks */
     uint64_t n_kept, n_left_window, visible_pairs, causal_pairs; /* over requests, layers that are not sliding, KV heads */
     uint64_t n_truncated;             /* requests that lost tokens from the left */

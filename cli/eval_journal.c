@@ -44,8 +44,8 @@ static int compare_settings(const char *path, const json_t *before, json_t *now,
         return err_set(err, ERR_INPUT, path, "is no journal of spkv eval (remove it, or use --force)");
     json_object_foreach(now, key, value) {
         if (!json_equal(value, json_object_get(before, key)))
-            return err_set(err, ERR_INPUT, path, "was begun with another \"%s\": --resume needs the same command (--force begins "
-                           "anew)", key);
+            return err_set(err, ERR_INPUT, path, "was begun with another \"%s\": --resume needs the same command (--force "
+                           "begins anew)", key);
     }
     return OK;
 }
@@ -72,7 +72,8 @@ static int write_line(struct eval_journal *j, const json_t *value, struct err *e
 static int begin(struct eval_journal *j, const json_t *settings, bool force, struct err *err) {
     int rc = OK;
     if (!force && file_exists(j->path))
-        return err_set(err, ERR_EXISTS, j->path, "is there from an interrupted run: --resume goes on with it, --force begins anew");
+        return err_set(err, ERR_EXISTS, j->path, "is there from an interrupted run: --resume goes on with it, --force "
+                       "begins anew");
     if (!(j->stream = fopen(j->path, "w")))
         rc = err_errno(err, errno, j->path, "cannot write");
     return rc == OK ? write_line(j, settings, err) : rc;

@@ -10,9 +10,9 @@
 
 struct eval_journal;
 
-/* Opens PATH for an evaluation with these settings (an object, borrowed). resume: goes on behind the last whole line of a file
- * that is there, whose settings must be equal (ERR_INPUT names the first that differs). Else the file must not be there, unless
- * force. */
+/* Opens PATH for an evaluation with these settings (an object, borrowed). resume: goes on behind the last whole line of a
+ * file that is there, whose settings must be equal (ERR_INPUT names the first that differs). Else the file must not be
+ * there, unless force. */
 int eval_journal_open(const char *path, json_t *settings, bool resume, bool force, struct eval_journal **out,
                       struct err *err);
 void eval_journal_close(struct eval_journal *journal, bool remove_file); /* NULL is fine */

@@ -25,7 +25,8 @@ int evaluation_open(struct evaluation *e, struct err *err) {
     limit = o->max_length ? o->max_length : limit;
     if (o->stride > limit)
         return err_set(err, ERR_USAGE, "", "--stride %d would leave out tokens: a window holds %d", o->stride, limit);
-    rc = text_encoder_open(o->run.model, e->loaded.tokenizer, e->loaded.model->config, o->bos, (size_t)limit, &e->encoder, err);
+    rc = text_encoder_open(o->run.model, e->loaded.tokenizer, e->loaded.model->config, o->bos, (size_t)limit, &e->encoder,
+                           err);
     if (rc == OK)
         rc = open_side(e, SIDE_POLICY, e->loaded.policy, err);
     if (rc == OK && !o->alone && strcmp(e->loaded.policy->name, "full") != 0 &&
@@ -70,9 +71,9 @@ int eval_batch_text(struct evaluation *e, struct eval_batch *b, const char *cont
     if (rc != OK)
         return err_set(err, rc, where, "%s", inner.message);
     if (span.n_cut && !e->options->truncate)
-        return err_set(err, ERR_INPUT, where, "context and continuation are %zu tokens, the model takes %zu: take fewer --shots, "
-                       "shorten the text, or let --truncate cut it from the left as lm-eval does", span.n_tok + span.n_cut - 1,
-                       e->encoder.max_length);
+        return err_set(err, ERR_INPUT, where, "context and continuation are %zu tokens, the model takes %zu: take fewer "
+                       "--shots, shorten the text, or let --truncate cut it from the left as lm-eval does",
+                       span.n_tok + span.n_cut - 1, e->encoder.max_length);
     return eval_batch_span(b, &span, err);
 }
 
@@ -193,7 +194,8 @@ int eval_score(struct evaluation *e, struct eval_batch *b, struct eval_row *row,
         stored = eval_journal_take(e->journal, str_text(&key));
     }
     if (rc == OK && stored && !unpack_scores(e, stored, b))
-        rc = err_set(err, ERR_INPUT, e->options->output, "the interrupted run has a line that is no result (--force begins anew)");
+        rc = err_set(err, ERR_INPUT, e->options->output, "the interrupted run has a line that is no result (--force begins "
+                     "anew)");
     if (rc == OK && !stored && (rc = score_groups(e, b, err)) == OK && e->journal)
         rc = eval_journal_put(e->journal, str_text(&key), pack_scores(e, b), err);
     json_decref(stored);

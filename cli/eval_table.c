@@ -24,16 +24,18 @@ static void print_share(double x, int width) {
         printf(" %*.1f %%", width, 100 * x);
 }
 
+static void print_number(double x, const char *missing) {
+    if (isnan(x))
+        printf(" %9s", missing);
+    else
+        printf(x < 9999 ? " %9.4f" : " %9.3g", x);
+}
+
 static void print_metric(const struct eval_metric *m) {
-    printf(" %-16s %9.4f", m->name, m->value);
-    if (isnan(m->stderror))
-        printf(" %9s", "");
-    else
-        printf(" +- %6.4f", m->stderror);
-    if (isnan(m->full))
-        printf(" %9s", "-");
-    else
-        printf(" %9.4f", m->full);
+    printf(" %-16s", m->name);
+    print_number(m->value, "-");
+    print_number(m->stderror, "");
+    print_number(m->full, "-");
 }
 
 static void print_rest(const struct evaluation *e, const struct eval_row *row) {
@@ -58,8 +60,8 @@ void eval_print_text(const struct evaluation *e) {
     printf("policy %s, window %d + %d sinks, %s prefill%s\n", e->loaded.policy->name, e->loaded.policy->base_window,
            e->loaded.policy->sinks, e->options->run.dense_prefill ? "dense" : "pruned",
            e->full ? "; full: full attention of the same weights" : "");
-    printf("%-*s %6s %5s %-16s %9s %9s %9s %8s %18s %8s %8s %8s\n", width, "task", "items", "shots", "figure", "", "", "full",
-           "NLL", "95 %", "far", "density", "read");
+    printf("%-*s %6s %5s %-16s %9s %9s %9s %8s %18s %8s %8s %8s\n", width, "task", "items", "shots", "figure", "value",
+           "error", "full", "NLL", "95 %", "far", "density", "read");
     for (size_t i = 0; i < e->n_rows; i++) {
         const struct eval_row *row = &e->rows[i];
         for (size_t m = 0; m < row->n_metrics; m++) {
@@ -73,9 +75,9 @@ void eval_print_text(const struct evaluation *e) {
             putchar('\n');
         }
     }
-    printf("NLL: change of the loss of what is right against full; far: scored tokens with a pair outside the window (below "
-           "%d %% the row is\nnot informative); density: kept of the pairs that left the window; read: visible of all causal "
-           "pairs.\n", EVAL_INFORMATIVE);
+    printf("error: standard error; NLL: change of the loss of what is right against full; far: scored tokens with a pair "
+           "outside the\nwindow (below %d %% the row is not informative); density: kept of the pairs that left the window; "
+           "read: visible of all\ncausal pairs.\n", EVAL_INFORMATIVE);
 }
 
 /* --- JSON --- */
@@ -112,8 +114,8 @@ void eval_print_json(const struct evaluation *e, const char *command) {
     for (size_t i = 0; i < e->n_rows; i++)
         json_array_append_new(tasks, row_json(e, &e->rows[i]));
     json_t *root = json_pack(
-        "{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:i, s:s, s:I, s:i, s:b, s:I, s:o}", "schema", "spkv-eval", "version", 1,
-        "program", program, "time", now, "command", command, "model", o->run.model, "model_hash",
+        "{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:i, s:s, s:I, s:i, s:b, s:I, s:o}", "schema", "spkv-eval", "version",
+        1, "program", program, "time", now, "command", command, "model", o->run.model, "model_hash",
         checkpoint_model_hash(e->loaded.checkpoint), "policy", json_loads(str_text(&e->loaded.policy->parameters), 0, NULL),
         "prefill", o->run.dense_prefill ? "dense" : "pruned", "chunk", o->run.chunk, "dtype", e->loaded.dtype_name,
         "max_length", (json_int_t)e->encoder.max_length, "stride", o->stride, "special_tokens_added", e->encoder.add_special,
