@@ -26,9 +26,12 @@ expect 3 "too few" eval_ $data/boolq.jsonl --shots 2
 : >"$dir/empty.jsonl"
 expect 3 "empty.jsonl" eval_ "$dir/empty.jsonl"
 
-# Figures: accuracies and their standard errors are lm_eval's.
-expect 0 '"schema": "spkv-eval"' eval_ $data/arc.jsonl $data/rolling.jsonl --policy full --max-length 1024 --json
-FIGURES
+# Figures as lm_eval has them (tests/data/eval/expected.json): acc_norm 4/7 with sqrt(4/7 * 3/7 / 6); words, bytes, bits.
+expect 0 '"schema": "spkv-eval"' eval_ $data/arc.jsonl $data/rolling.jsonl --policy full --max-length 50 --json
+for figure in '"value": 0.5714285714' '"stderr": 0.2020305089' '"value": 1303300' '"value": 30.1402' '"value": 4.91361'; do
+    grep -qF "$figure" "$dir/out" || fail "no $figure"
+done
+
 # A policy beside full attention; questions within the window say nothing.
 expect 0 "not informative" eval_ $data/commonsenseqa.jsonl --policy window --window 200
 expect 0 '"informative": true' eval_ $data/commonsenseqa.jsonl --policy window --window 8 --json
@@ -40,6 +43,20 @@ expect 0 "" eval_ $data/arc.jsonl $data/rolling.jsonl --policy window --window 1
 expect 3 "exists" eval_ $data/arc.jsonl -o "$dir/items.jsonl"
 [ "$(wc -l <"$dir/items.jsonl")" -eq 10 ] || fail "not a line an item"
 [ -e "$dir/items.jsonl.part" ] && fail "the journal is left"
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do cat $data/arc.jsonl; done >"$dir/many.jsonl"
+expect 0 "" eval_ "$dir/many.jsonl" -o "$dir/whole.jsonl"
+eval_ "$dir/many.jsonl" -o "$dir/stopped.jsonl" >/dev/null 2>&1 &
+pid=$!
+while [ "$(cat "$dir/stopped.jsonl.part" 2>/dev/null | wc -l)" -lt 2 ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
+kill -KILL $pid 2>/dev/null
+wait $pid 2>/dev/null
+if [ -e "$dir/stopped.jsonl.part" ]; then
+    expect 3 "--resume" eval_ "$dir/many.jsonl" -o "$dir/stopped.jsonl"
+    expect 3 '"limit"' eval_ "$dir/many.jsonl" -o "$dir/stopped.jsonl" --resume --limit 3
+    printf '["cut' >>"$dir/stopped.jsonl.part"
+    expect 0 "acc_norm" eval_ "$dir/many.jsonl" -o "$dir/stopped.jsonl" --resume
+fi
+cmp "$dir/whole.jsonl" "$dir/stopped.jsonl" || fail "a resumed evaluation differs"
 
 # One reply a request, whatever it is.
 printf '%s\n' '{"id": 1, "method": "loglikelihood", "context": "The boy", "continuations": [" ran", " sat down"]}' \
