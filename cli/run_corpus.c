@@ -305,7 +305,7 @@ static int create_writer(struct recording *r, unsigned record, int max_length, c
     char host[256] = "", now[32];
     struct meta_arrays a = {0};
     struct profile_meta m = {.prefill = r->run->dense_prefill ? "dense" : "pruned",
-                             .chunk = (uint32_t)r->run->chunk,
+                             .chunk = (uint32_t)policy_step(l->policy, 0, r->run->chunk),
                              .batch = (uint32_t)r->run->batch,
                              .max_length = (uint32_t)max_length,
                              .stride = (uint32_t)r->options->stride,

@@ -34,19 +34,33 @@ static void carry(const struct model *m, const struct step *s, float *to, const 
         m->ops->copy(m->dev, to, from, s->n_rows * (size_t)m->config->d_model * real_size(m->ops, m->dev));
 }
 
-/* Norm per head (Qwen3, Gemma 3) of n_heads heads that lie side by side at `raw`, and rotation; into x. */
-static void prepare_heads(const struct model *m, const struct step *s, const struct layer_config *layer, float *raw,
-                          float *x, const float *weight, size_t n_heads, size_t ld) {
+/* Norm per head (Qwen3, Gemma 3) of n_heads heads that lie side by side at `raw`, into x. */
+static void norm_heads(const struct model *m, const struct step *s, float *raw, float *x, const float *weight,
+                       size_t n_heads, size_t ld) {
     const struct model_config *c = m->config;
-    size_t head_dim = (size_t)c->head_dim;
     if (weight)
         m->ops->rmsnorm(m->dev, &(struct rmsnorm_args){
             .x = raw, .weight = weight, .eps = (float)c->rms_norm_eps, .plus_one = c->norm_plus_one,
-            .n_rows = s->n_rows, .n_groups = n_heads, .n_cols = head_dim, .ld_x = ld, .out_f32 = x});
+            .n_rows = s->n_rows, .n_groups = n_heads, .n_cols = (size_t)c->head_dim, .ld_x = ld, .out_f32 = x});
+}
+
+static void rotate_heads(const struct model *m, const struct step *s, const struct layer_config *layer, float *x,
+                         size_t n_heads, size_t ld) {
     if (layer->rope)
         m->ops->rope(m->dev, &(struct rope_args){
             .x = x, .pos = s->a->pos, .table = s->rope[layer->rope_kind],
-            .n_rows = s->n_rows, .n_heads = n_heads, .head_dim = head_dim, .ld_x = ld});
+            .n_rows = s->n_rows, .n_heads = n_heads, .head_dim = (size_t)m->config->head_dim, .ld_x = ld});
+}
+
+/* Adds the queries of a step, not yet rotated, to what an eviction policy knows of them. */
+static void query_sums(const struct model *m, const struct step *s, int l, const float *q, size_t ld) {
+    size_t n_heads = (size_t)m->config->n_heads, dim = (size_t)m->config->head_dim;
+    if (!s->eviction || !s->eviction->query_sum || m->config->layers[l].sliding_window > 0)
+        return;
+    size_t at = (size_t)l * (size_t)s->cache->n_slots * n_heads * dim * (dim + 1);
+    m->ops->query_sums(m->dev, &(struct query_sums_args){
+        .batch = s->batch, .q = q, .n_heads = n_heads, .head_dim = dim, .ld_q = ld, .skip = s->eviction->skip,
+        .sum = s->eviction->query_sum + at});
 }
 
 struct predict_args model_predict_args(const struct model *m, const struct step *s, int l) {
@@ -109,18 +123,28 @@ static void attend_stats(const struct model *m, const struct step *s, int l, con
     m->ops->attend_stats(m->dev, &args);
 }
 
+/* Adds what attention gave each key to what an eviction policy knows of it. */
+static void column_sums(const struct model *m, const struct step *s, int l, const struct attend_args *attend) {
+    size_t at = (size_t)(l * s->cache->n_slots) * (size_t)m->config->n_kv_heads * (size_t)s->cache->max_len;
+    m->ops->attend_stats(m->dev, &(struct attend_stats_args){
+        .attend = attend, .column_sum = real_at(m, s->eviction->column_sum, at), .column_from = s->eviction->column_from});
+}
+
 static void attend_cache(const struct model *m, const struct step *s, int l) {
     const struct model_config *c = m->config;
     const struct layer_activations *a = &s->a->layers[l];
     const float *k = keys_of(m, a->qkv), *v = values_of(m, a->qkv);
+    bool columns = s->eviction && s->eviction->column_sum && c->layers[l].sliding_window == 0;
     const uint8_t *open = s->all_open ? s->all_open : s->a->open + gates_at(m, s, l);
     const struct attend_args args = {
         .cache = s->cache, .batch = s->batch, .layer = l, .q = a->qkv, .k = k, .v = v, .open = open, .n_rows = s->n_rows,
         .n_heads = (size_t)c->n_heads, .ld_qkv = qkv_width(m), .scale = (float)c->attention_scale,
-        .softcap = (float)c->attention_softcap, .out = a->attended, .lse = s->stats ? a->lse : NULL};
+        .softcap = (float)c->attention_softcap, .out = a->attended, .lse = s->stats || columns ? a->lse : NULL};
     m->ops->attend_cache(m->dev, &args);
     if (s->stats && c->layers[l].sliding_window == 0)
         attend_stats(m, s, l, &args);
+    if (columns)
+        column_sums(m, s, l, &args);
     m->ops->kv_append(m->dev, &(struct kv_append_args){
         .cache = s->cache, .batch = s->batch, .layer = l, .k = k, .v = v, .open = open, .ld_kv = qkv_width(m)});
 }
@@ -168,8 +192,11 @@ static void attention_block(const struct model *m, const struct step *s, int l, 
     project(m, s, &w->q, a->normed, a->low.q, w->q_norm ? a->qkv_raw : a->qkv, ld);
     project(m, s, &w->k, a->normed, a->low.k, keys_of(m, w->k_norm ? a->qkv_raw : a->qkv), ld);
     project(m, s, &w->v, a->normed, a->low.v, values_of(m, a->qkv), ld);
-    prepare_heads(m, s, &c->layers[l], a->qkv_raw, a->qkv, w->q_norm, (size_t)c->n_heads, ld);
-    prepare_heads(m, s, &c->layers[l], keys_of(m, a->qkv_raw), keys_of(m, a->qkv), w->k_norm, (size_t)c->n_kv_heads, ld);
+    norm_heads(m, s, a->qkv_raw, a->qkv, w->q_norm, (size_t)c->n_heads, ld);
+    norm_heads(m, s, keys_of(m, a->qkv_raw), keys_of(m, a->qkv), w->k_norm, (size_t)c->n_kv_heads, ld);
+    query_sums(m, s, l, a->qkv, ld);
+    rotate_heads(m, s, &c->layers[l], a->qkv, (size_t)c->n_heads, ld);
+    rotate_heads(m, s, &c->layers[l], keys_of(m, a->qkv), (size_t)c->n_kv_heads, ld);
     if (s->cache || s->sequences->gates)
         score(m, s, l);
     if (s->cache)

@@ -16,6 +16,14 @@ struct step_stats {
     float *future_max, *future_sum;    /* (n_layers, n_slots, max_len, n_kv_heads); NULL = no future attention */
 };
 
+/* Where a step adds what an eviction policy goes by; device arrays. */
+struct step_eviction {
+    float *column_sum;      /* (n_layers, n_slots, n_kv_heads, max_len), see struct attend_stats_args; NULL = none */
+    const int *column_from; /* (n_seq) host */
+    double *query_sum;      /* (n_layers, n_slots, n_heads, head_dim * (head_dim + 1)), see struct query_sums_args; NULL */
+    int skip;
+};
+
 /* How attention runs over whole sequences: ops->train->attend_seq in place of a cache. */
 struct step_sequences {
     const int *window;   /* (n_layers, n_kv_heads) host; INT_MAX = sees all */
@@ -40,6 +48,7 @@ struct step {
     const struct step_sequences *sequences;
     const uint8_t *all_open;         /* cache: NULL = gates act; dense prefill: (n_rows, n_kv_heads) ones in their place */
     const struct step_stats *stats;  /* cache: NULL = none */
+    const struct step_eviction *eviction; /* cache: NULL = none */
 };
 
 void model_forward(const struct model *model, const struct step *step);

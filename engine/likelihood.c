@@ -131,6 +131,7 @@ static int feed_step(struct scoring *s, struct track *tracks, size_t n_tracks, s
     for (size_t i = 0; i < n_tracks; i++) {
         struct track *t = &tracks[i];
         size_t left = t->end - t->fed, take = left < s->options.chunk ? left : s->options.chunk;
+        take = (size_t)policy_step(s->options.policy, (int)t->fed, (int)take);
         if (take == 0 || rows + take > s->max_rows)
             continue;
         s->fed[*n] = t;

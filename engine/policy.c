@@ -9,6 +9,7 @@
 
 static const struct policy_class *const classes[] = {
     &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class,
+    &policy_h2o,  &policy_tova,   &policy_snapkv, &policy_expected_attention,
 };
 enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
 
@@ -35,7 +36,7 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
     return OK;
 }
 
-static int take_int(struct policy_params *params, const char *key, int min, int *out, struct err *err) {
+int policy_take_int(struct policy_params *params, const char *key, int min, int *out, struct err *err) {
     double x = *out;
     int rc = policy_take_real(params, key, min, 1 << 30, &x, err);
     if (rc == OK && x != floor(x))
@@ -98,9 +99,9 @@ static int resolve_common(struct policy *policy, struct policy_params *params, c
                                                    : 0.5;
     policy->sinks = request->sinks >= 0 ? request->sinks : 0;
     policy->seed = request->seed;
-    int rc = take_int(params, "window", 1, &policy->base_window, err);
+    int rc = policy_take_int(params, "window", 1, &policy->base_window, err);
     if (rc == OK)
-        rc = take_int(params, "sinks", 0, &policy->sinks, err);
+        rc = policy_take_int(params, "sinks", 0, &policy->sinks, err);
     if (rc == OK)
         rc = policy_take_real(params, "threshold", -1e30, 1e30, &policy->threshold, err);
     for (int i = 0; i < params->n && rc == OK; i++)
@@ -196,7 +197,20 @@ void policy_free(struct policy *policy) {
     free(policy);
 }
 
+int policy_step(const struct policy *policy, int fed, int n) {
+    int chunk = policy->evict.chunk, room = chunk ? chunk - fed % chunk : n;
+    return n < room ? n : room;
+}
+
+int policy_budget(const struct policy *policy, int n_tok) {
+    const struct eviction_rule *rule = &policy->evict;
+    int inside = policy->base_window + policy->sinks, left = n_tok > inside ? n_tok - inside : 0;
+    if (rule->constant)
+        return left < rule->constant - inside ? left : rule->constant - inside;
+    return (int)floor(rule->share * left + 1e-9); /* 0.29 * 100 is 29 */
+}
+
 void policy_describe_all(struct str *out) {
     for (int i = 0; i < N_CLASSES; i++)
-        str_printf(out, "  %-10s %s\n", classes[i]->name, classes[i]->help);
+        str_printf(out, "  %-18s %s\n", classes[i]->name, classes[i]->help);
 }

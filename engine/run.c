@@ -110,6 +110,7 @@ static int run_step(struct run *r, bool *more, struct err *err) {
         size_t left = m->sequence.n_tok - m->fed, n = left < (size_t)r->options->chunk ? left : (size_t)r->options->chunk;
         if (n == 0)
             continue;
+        n = (size_t)policy_step(r->options->policy, (int)m->fed, (int)n);
         r->slots[n_seq] = i;
         r->tokens[n_seq] = m->tokens + m->fed;
         r->n_tok[n_seq++] = (int)n;

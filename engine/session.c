@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "engine/forward.h"
+#include "engine/eviction.h"
 
 /* The step that was fed last; host arrays of n_slots (+ 1). */
 struct last_step {
@@ -19,6 +19,7 @@ struct session {
     const struct model *model;
     struct session_options options;
     struct kv_cache *cache;
+    struct eviction *eviction; /* NULL when the policy does not evict */
     struct activations a;
     struct last_step last;
     float *rope[2];           /* device */
@@ -103,8 +104,10 @@ static int create_cache(struct session *s, struct err *err) {
     struct kv_cache_options options = {
         .n_slots = s->options.n_slots, .n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
         .max_len = s->options.max_len, .window = s->options.policy->window, .ring_only = ring_only,
-        .sinks = s->options.policy->sinks, .dtype = dtype};
+        .sinks = s->options.policy->sinks, .positions = s->options.policy->evict.chunk > 0, .dtype = dtype};
     int rc = kv_cache_create(s->model->ops, s->model->dev, &options, &s->cache, err);
+    if (rc == OK && options.positions)
+        rc = eviction_create(s->model, s->options.policy, s->cache, s->rope, &s->eviction, err);
     free(ring_only);
     return rc;
 }
@@ -193,10 +196,16 @@ int session_create(const struct model *model, const struct session_options *opti
         rc = err_set(err, ERR_USAGE, "",
                      "%d tokens are more than the %d positions of this model (use a smaller --max-length)", options->max_len,
                      model->config->max_positions);
+    if (rc == OK && options->dense_prefill && options->policy->evict.chunk)
+        rc = err_set(err, ERR_USAGE, "",
+                     "policy %s drops pairs at chunk boundaries, of the prompt too\n"
+                     "(for a dense prefill make the chunk as long as the prompt: --policy %s:chunk=N)",
+                     options->policy->name, options->policy->name);
     if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
-        rc = activations_create(model, options->max_rows, KEEP_NOTHING, has_stats(s), &s->a, err);
+        rc = activations_create(model, options->max_rows, KEEP_NOTHING,
+                                has_stats(s) || eviction_needs_attention(options->policy), &s->a, err);
     if (rc == OK)
         rc = model_upload_rope(model, (size_t)options->max_len, s->rope, err);
     if (rc == OK)
@@ -233,6 +242,7 @@ void session_free(struct session *s) {
         s->model->ops->mem_free(s->model->dev, on_device[i]);
     for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
         free(on_host[i]);
+    eviction_free(s->eviction);
     kv_cache_free(s->cache);
     activations_free(s->model, &s->a);
     free(s);
@@ -266,11 +276,15 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
     }
     if (s->options.future_attention)
         clear_future(s, slot);
+    if (s->eviction)
+        eviction_reset(s->eviction, slot);
 }
 
 int session_fork(struct session *s, int from, int to, struct err *err) {
     ASSERT(!s->dense[from] && !has_stats(s) && s->length[to] == 0);
     int rc = kv_cache_copy(s->cache, from, to, err);
+    if (rc == OK && s->eviction)
+        eviction_copy(s->eviction, from, to);
     s->sequence_id[to] = s->sequence_id[from];
     s->length[to] = s->length[from];
     s->dense[to] = false;
@@ -392,11 +406,15 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
         clear_step_stats(s);
     if (has_stats(s))
         step.stats = &s->stats;
+    if (s->eviction)
+        step.eviction = eviction_begin_step(s->eviction, &step.batch);
     ops->upload(dev, s->a.ids, s->ids, s->last.n_rows * sizeof *s->ids);
     ops->upload(dev, s->a.pos, s->pos, s->last.n_rows * sizeof *s->pos);
     model_forward(s->model, &step);
     if (dense)
         note_gates(s);
+    if (s->eviction)
+        eviction_end_step(s->eviction, &step.batch);
     for (int i = 0; i < feed->n_seq; i++)
         s->length[feed->slots[i]] += feed->n_tok[i];
     return OK;
@@ -404,9 +422,10 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
 
 int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n_tok, size_t chunk, struct err *err) {
     int rc = OK;
-    for (size_t at = 0; at < n_tok && rc == OK; at += chunk) {
+    for (size_t at = 0, n_fed; at < n_tok && rc == OK; at += n_fed) {
         const int32_t *piece = tokens + at;
-        int n = (int)(n_tok - at < chunk ? n_tok - at : chunk);
+        int n = policy_step(s->options.policy, s->length[slot], (int)(n_tok - at < chunk ? n_tok - at : chunk));
+        n_fed = (size_t)n;
         rc = session_feed(s, &(struct feed){1, &slot, &piece, &n}, err);
     }
     return rc;

@@ -241,6 +241,36 @@ static void guard_kv_prune(struct device *dev, struct kv_cache *cache, int slot,
     end(dev);
 }
 
+static void guard_kv_evict(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *keep) {
+    begin(dev);
+    ref_kv_evict(dev, cache, slot, layer, keep);
+    end(dev);
+}
+
+static void guard_query_sums(struct device *dev, const struct query_sums_args *a) {
+    begin(dev);
+    ref_query_sums(dev, a);
+    end(dev);
+}
+
+static void guard_column_score(struct device *dev, const struct column_score_args *a) {
+    begin(dev);
+    ref_column_score(dev, a);
+    end(dev);
+}
+
+static void guard_expected_score(struct device *dev, const struct expected_score_args *a) {
+    begin(dev);
+    ref_expected_score(dev, a);
+    end(dev);
+}
+
+static void guard_select_top(struct device *dev, const struct select_top_args *a) {
+    begin(dev);
+    ref_select_top(dev, a);
+    end(dev);
+}
+
 static void guard_kv_reset(struct device *dev, struct kv_cache *cache, int slot) {
     begin(dev);
     ref_kv_reset(dev, cache, slot);
@@ -430,6 +460,11 @@ const struct ops *ops_guard(void) {
         .attend_stats = guard_attend_stats,
         .kv_append = guard_kv_append,
         .kv_prune = guard_kv_prune,
+        .kv_evict = guard_kv_evict,
+        .query_sums = guard_query_sums,
+        .column_score = guard_column_score,
+        .expected_score = guard_expected_score,
+        .select_top = guard_select_top,
         .kv_reset = guard_kv_reset,
         .kv_copy = guard_kv_copy,
         .kv_read = guard_kv_read,

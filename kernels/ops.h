@@ -115,8 +115,8 @@ struct attend_args {
     float *lse;              /* NULL, or (n_rows, n_heads) f32: log of the sum of exp(logit) over visible keys */
 };
 
-/* Sums of softmax weights of a step, for head maps and the oracle of dense models (method.md section 11). Every output is
- * added to. */
+/* Sums of softmax weights of a step: for head maps and the oracle of dense models (method.md section 11), and by key for
+ * policies that evict. Every output is added to. */
 struct attend_stats_args {
     const struct attend_args *attend; /* the arguments of the attend_cache call, lse filled */
     int window, sinks;                /* what "far" means here, whatever the cache holds */
@@ -129,6 +129,55 @@ struct attend_stats_args {
     float *future_max, *future_sum;   /* (n_slots, max_len, n_kv_heads) f32 by cache slot and position s of the key: the
                                          largest weight, and the sum, from queries t >= s + window of all query heads of
                                          the group; both NULL to skip */
+    float *column_sum;                /* (n_slots, n_kv_heads, max_len) f32 by cache slot and position of the key: mean over
+                                         the group's query heads, summed over queries t >= column_from; NULL to skip. The
+                                         only one that a cache with evicted pairs has, if it notes positions */
+    const int *column_from;           /* (n_seq) host */
+};
+
+/* Sums of queries before their rotation, for policies that expect future queries to resemble past ones: per query head the
+ * sum of q (head_dim), then of q q^T (head_dim, head_dim), over the rows of positions >= skip. Added to. */
+struct query_sums_args {
+    struct kv_batch batch;
+    const float *q;          /* (n_rows, n_heads * head_dim) f32, ld_q */
+    size_t n_heads, head_dim, ld_q;
+    int skip;
+    double *sum;             /* (n_slots, n_heads, head_dim * (head_dim + 1)) f64 */
+};
+
+/* Scores of the long-term pairs of one layer of a slot, in their order, from what attention added up. Pairs of sinks score
+ * INFINITY. */
+struct column_score_args {
+    const struct kv_cache *cache; /* with positions */
+    int slot, layer;
+    const float *column_sum;      /* (n_slots, n_kv_heads, max_len) f32 by position */
+    bool mean_heads;              /* the mean over KV heads counts for all of them */
+    int pool;                     /* odd: mean over this many neighbours in the store, zeros beyond its ends and for sinks */
+    float *score;                 /* (n_kv_heads, max_len) f32; the first n_long of each head are written */
+};
+
+/* The same from sums of queries (Expected Attention, arXiv 2510.00636): with mean m and covariance S of the queries and R
+ * the mean rotation of future positions, softmax over the pairs of scale m.R'k + scale^2 / 2 R'k.S R'k, meant over the query
+ * heads of the group, times |v|. Sinks are outside the softmax. */
+struct expected_score_args {
+    const struct kv_cache *cache;
+    int slot, layer;
+    size_t n_heads;
+    const double *query_sum;  /* (n_slots, n_heads, head_dim * (head_dim + 1)) f64 */
+    int n_queries;            /* in the sums; 0: no query is known and only |v| counts */
+    const float *rotation;    /* (head_dim) f32: row of the RoPE table of the last position; NULL = no rotation */
+    const float *future;      /* (head_dim) f32: mean cosines and sines of the steps from there to future positions */
+    float scale;
+    float *score;             /* (n_kv_heads, max_len) f32 */
+};
+
+/* Marks the k best scores of each set of n_lanes neighbouring lanes; ties go to the lower lane, then the lower index. NaN is
+ * never marked. Lane i has n[i] scores, the first of its row. */
+struct select_top_args {
+    const float *score;       /* (n_sets * n_lanes, stride) f32 */
+    const int32_t *n;         /* (n_sets * n_lanes) */
+    size_t n_sets, n_lanes, stride, k;
+    uint8_t *keep;            /* (n_sets * n_lanes, stride) u8: 1 or 0 for every score */
 };
 
 /* Takes the step's pairs into the cache, after attend_cache of the same layer: pairs that leave the ring go to the
@@ -236,6 +285,13 @@ struct ops {
      * order, pages that are not needed any more go back, and the ring's gates take the same values. open (n_fed, n_kv_heads)
      * u8. n_long and n_kept are counted anew, visible_pairs stays. Does nothing in ring_only layers. */
     void (*kv_prune)(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *open);
+    /* Long-term pair i of a head of the layer stays when keep[kv_head * max_len + i] != 0 or it is a sink; the others go as
+     * under kv_prune. keep (n_kv_heads, max_len) u8. */
+    void (*kv_evict)(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *keep);
+    void (*query_sums)(struct device *dev, const struct query_sums_args *a);
+    void (*column_score)(struct device *dev, const struct column_score_args *a);
+    void (*expected_score)(struct device *dev, const struct expected_score_args *a);
+    void (*select_top)(struct device *dev, const struct select_top_args *a);
     /* Gives the slot's pages back and zeroes its counters. */
     void (*kv_reset)(struct device *dev, struct kv_cache *cache, int slot);
     /* Slot `to`, which must be empty, becomes an equal of slot `from` in pages of its own; kv_cache_copy() made sure that

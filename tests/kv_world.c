@@ -28,7 +28,8 @@ void kv_world_open(struct kv_world *w, const struct ops *ops, enum dtype dtype, 
                    const struct kv_geometry *g) {
     struct kv_cache_options o = {.n_slots = g->n_slots, .n_layers = g->n_layers, .n_kv_heads = g->n_kv_heads,
                                  .head_dim = g->head_dim, .max_len = g->max_len, .page_slots = g->page_slots,
-                                 .window = g->window, .ring_only = g->ring_only, .sinks = g->sinks, .dtype = cache_dtype};
+                                 .window = g->window, .ring_only = g->ring_only, .sinks = g->sinks,
+                                 .positions = g->positions, .dtype = cache_dtype};
     size_t rows = (size_t)(g->n_slots * g->n_layers * g->max_len), heads = (size_t)(g->n_kv_heads * g->group);
     struct err err = {0};
     memset(w, 0, sizeof *w);
@@ -51,6 +52,7 @@ void kv_world_close(struct kv_world *w) {
     free(w->distance_sum);
     free(w->future_max);
     free(w->future_sum);
+    free(w->column_sum);
 }
 
 double kv_world_input(const struct kv_world *w, char which, int slot, int layer, int pos, int head, int dim) {
@@ -186,6 +188,22 @@ static void stats_step(struct kv_world *w, const struct attend_args *a) {
     free(bin);
 }
 
+/* Adds the column sums of the step to those of the world. */
+static void columns_step(struct kv_world *w, const struct attend_args *a) {
+    size_t n = (size_t)(w->g.n_slots * w->g.n_kv_heads * w->g.max_len);
+    int from[WORLD_MAX_SLOTS];
+    if (!w->column_sum)
+        w->column_sum = zalloc((size_t)w->g.n_layers * n, sizeof *w->column_sum);
+    double *sum = w->column_sum + (size_t)a->layer * n;
+    struct buf sum_dev = buf_make(&w->b, w->b.real, n, sum);
+    for (int i = 0; i < a->batch.n_seq; i++)
+        from[i] = w->column_from;
+    w->b.ops->attend_stats(w->b.dev, &(struct attend_stats_args){
+        .attend = a, .column_sum = sum_dev.ptr, .column_from = from});
+    buf_read(&sum_dev, sum);
+    buf_free(&sum_dev);
+}
+
 static void layer_step(struct kv_world *w, const struct kv_batch *batch, int layer) {
     struct rows x = rows_make(w, batch, layer);
     size_t dim = (size_t)w->g.head_dim, k_at = x.n_heads * dim, v_at = k_at + (size_t)w->g.n_kv_heads * dim;
@@ -196,6 +214,8 @@ static void layer_step(struct kv_world *w, const struct kv_batch *batch, int lay
     w->b.ops->attend_cache(w->b.dev, &attend);
     if (w->n_bins)
         stats_step(w, &attend);
+    if (w->columns && !w->g.ring_only[layer])
+        columns_step(w, &attend);
     w->b.ops->kv_append(w->b.dev, &(struct kv_append_args){.cache = w->cache, .batch = *batch, .layer = layer,
                                                           .k = attend.k, .v = attend.v, .open = x.open.ptr,
                                                           .ld_kv = x.ld});

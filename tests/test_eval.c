@@ -282,7 +282,8 @@ static void expect_groups(const struct group_world *w, const struct ops *ops, co
 }
 
 static void test_groups(void **state) {
-    static const char *const policies[] = {"full", "window", "random:density=0.4", "spkv"};
+    static const char *const policies[] = {"full", "window", "random:density=0.4", "spkv",
+                                           "h2o:budget=6,chunk=8", "expected-attention:budget=6,chunk=8"};
     for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
         expect_groups(*state, ops_cpu(), policies[i], 1, 512);
         expect_groups(*state, ops_cpu(), policies[i], 3, 7);

@@ -251,19 +251,24 @@ static float rounded(float x, enum dtype dtype) {
     return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_round(x)) : x;
 }
 
+float attend_own_logit(const struct attend_run *run, const struct attend_rows *rows, size_t r, enum dtype dtype) {
+    const struct attend_args *a = run->a;
+    const float *q = query_of(run, rows, r), *k = a->k + (size_t)run->first * a->ld_qkv + (size_t)run->head * rows->head_dim;
+    float logit = 0;
+    for (size_t d = 0; d < rows->head_dim; d++)
+        logit += rounded(q[d], dtype) * rounded(k[d], dtype);
+    logit *= a->scale;
+    return a->softcap != 0 ? softcap_f32(logit, a->softcap, ISA_SCALAR) : logit;
+}
+
 /* A run of one row meets its own pair first: it needs no page for one key, and the running maximum is never -inf. */
 static void rows_meet_own_pair(const struct attend_run *run, struct attend_rows *rows, enum dtype dtype) {
-    const struct attend_args *a = run->a;
-    size_t at = (size_t)run->first * a->ld_qkv + (size_t)run->head * rows->head_dim;
+    const float *v = run->a->v + (size_t)run->first * run->a->ld_qkv + (size_t)run->head * rows->head_dim;
     for (size_t r = 0; r < rows->n; r++) {
-        const float *q = query_of(run, rows, r);
-        float logit = 0;
-        for (size_t d = 0; d < rows->head_dim; d++) {
-            logit += rounded(q[d], dtype) * rounded(a->k[at + d], dtype);
-            rows->out[r * rows->head_dim + d] = rounded(a->v[at + d], dtype);
-        }
-        logit *= a->scale;
-        rows->max[r] = a->softcap != 0 ? softcap_f32(logit, a->softcap, ISA_SCALAR) : logit;
+        float logit = attend_own_logit(run, rows, r, dtype);
+        for (size_t d = 0; d < rows->head_dim; d++)
+            rows->out[r * rows->head_dim + d] = rounded(v[d], dtype);
+        rows->max[r] = logit;
         rows->sum[r] = logit == logit ? 1.0f : logit;
     }
 }

@@ -80,6 +80,8 @@ bool attend_plan(struct device *dev, const struct attend_args *a, bool split, st
 /* The rows of an item in `memory` (plan->rows_bytes): queries filled in, nothing seen yet. */
 struct attend_rows attend_rows_start(const struct device *dev, const struct plan *plan, const struct item *item,
                                      char *memory);
+/* Logit of a row with its own pair, in a run of one row. */
+float attend_own_logit(const struct attend_run *run, const struct attend_rows *rows, size_t r, enum dtype dtype);
 /* Position of a row of the item. */
 static inline int attend_position(const struct attend_run *run, const struct attend_rows *rows, size_t r) {
     return run->pos0 + rows->first_query + (int)(r / rows->heads);
@@ -130,7 +132,7 @@ void attend_masses_f32(const struct device *dev, const struct attend_run *run, s
 void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct key_group *groups,
                        size_t n_groups, bool all_visible, bool by_query);
 
-/* ---- attend_stats.c for attend_future.c ---------------------------------------------------------------------------- */
+/* ---- attend_stats.c and its two helpers ---------------------------------------------------------------------------- */
 
 /* A group whose long-term pairs have their positions too; pairs must all have been kept. */
 struct key_group attend_group_with_position(const struct attend_run *run, size_t index);
@@ -142,5 +144,7 @@ void attend_masses(const struct device *dev, const struct attend_run *run, struc
                    const struct key_group *groups, size_t n_groups, bool all_visible, bool by_query);
 /* future_max and future_sum of the arguments. */
 void attend_future(struct device *dev, const struct attend_stats_args *s, const struct plan *plan);
+/* column_sum of the arguments. */
+void attend_columns(struct device *dev, const struct attend_stats_args *s, const struct plan *plan);
 
 #endif

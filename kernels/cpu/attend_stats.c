@@ -159,14 +159,15 @@ static void sums_join(const struct attend_stats_args *s, const struct plan *plan
     }
 }
 
-static bool positions_known(struct device *dev, const struct plan *plan) {
-    for (size_t i = 0; i < plan->n_runs; i++)
-        if (plan->runs[i].n_long > 0 && plan->runs[i].n_long != plan->runs[i].pos0 - plan->runs[i].n_ring) {
-            err_set(&dev->err, ERR_INPUT, "attention statistics", "pairs were pruned from the cache, so distances are not "
-                    "known (record attention under the policy \"full\")");
-            return false;
-        }
-    return true;
+/* Sums by distance and future attention need every pair, sums by key the positions of those that are left. */
+static bool stats_possible(struct device *dev, const struct attend_stats_args *s, const struct plan *plan) {
+    bool possible = !s->column_sum || s->attend->cache->long_pos;
+    for (size_t i = 0; i < plan->n_runs && (s->far_sum || s->future_max); i++)
+        possible &= plan->runs[i].n_long == 0 || plan->runs[i].n_long == plan->runs[i].pos0 - plan->runs[i].n_ring;
+    if (!possible)
+        err_set(&dev->err, ERR_INPUT, "attention statistics", "pairs were pruned from the cache, so distances are not "
+                "known (record attention under the policy \"full\")");
+    return possible;
 }
 
 /* far_sum, sink_sum and distance_sum of the arguments. */
@@ -192,10 +193,12 @@ static void distance_sums(struct device *dev, const struct attend_stats_args *s,
 
 void cpu_attend_stats(struct device *dev, const struct attend_stats_args *s) {
     struct plan plan;
-    if (!attend_plan(dev, s->attend, false, &plan) || !positions_known(dev, &plan))
+    if (!attend_plan(dev, s->attend, false, &plan) || !stats_possible(dev, s, &plan))
         return;
     if (s->far_sum)
         distance_sums(dev, s, &plan);
     if (s->future_max)
         attend_future(dev, s, &plan);
+    if (s->column_sum)
+        attend_columns(dev, s, &plan);
 }

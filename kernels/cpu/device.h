@@ -122,10 +122,17 @@ void cpu_attend_cache(struct device *dev, const struct attend_args *a);
 void cpu_attend_stats(struct device *dev, const struct attend_stats_args *a);
 void cpu_kv_append(struct device *dev, const struct kv_append_args *a);
 void cpu_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
+void cpu_kv_evict(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *keep);
 void cpu_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
 void cpu_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to);
 void cpu_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);
+
+/* evict_score.c, select_top.c */
+void cpu_query_sums(struct device *dev, const struct query_sums_args *a);
+void cpu_column_score(struct device *dev, const struct column_score_args *a);
+void cpu_expected_score(struct device *dev, const struct expected_score_args *a);
+void cpu_select_top(struct device *dev, const struct select_top_args *a);
 
 /* loss.c, sample.c */
 void cpu_nll(struct device *dev, const struct nll_args *a);

@@ -11,8 +11,8 @@ struct keys {
     double *k, *v;   /* (n, head_dim) */
     double *logit;   /* (n) of the query at hand, -INFINITY where it cannot look */
     double *q, *out; /* (head_dim) of the query at hand */
-    double *future_max, *future_sum; /* (n) of struct attend_stats_args, of this run alone */
-    int *pos;        /* (n); long-term entries of a pruned lane have no known position: INT_MIN */
+    double *future_max, *future_sum, *column; /* (n) of struct attend_stats_args, of this run alone */
+    int *pos;        /* (n); long-term entries of a pruned lane may have no known position: INT_MIN */
     bool *always;    /* (n) visible outside the window too */
 };
 
@@ -38,7 +38,7 @@ static struct run run_of(const struct attend_args *a, int seq, int head) {
 }
 
 static bool keys_alloc(struct device *dev, size_t n, size_t dim, struct keys *keys) {
-    char *memory = ref_scratch(dev, (2 * n * dim + 3 * n + 2 * dim) * sizeof(double) + n * sizeof(int) + n * sizeof(bool));
+    char *memory = ref_scratch(dev, (2 * n * dim + 4 * n + 2 * dim) * sizeof(double) + n * sizeof(int) + n * sizeof(bool));
     if (!memory)
         return false;
     keys->n = 0;
@@ -49,7 +49,8 @@ static bool keys_alloc(struct device *dev, size_t n, size_t dim, struct keys *ke
     keys->out = keys->q + dim;
     keys->future_max = keys->out + dim;
     keys->future_sum = keys->future_max + n;
-    keys->pos = (int *)(void *)(keys->future_sum + n);
+    keys->column = keys->future_sum + n;
+    keys->pos = (int *)(void *)(keys->column + n);
     keys->always = (bool *)(void *)(keys->pos + n);
     return true;
 }
@@ -74,14 +75,26 @@ static void keys_add_row(struct keys *keys, struct device *dev, const struct run
     keys->always[keys->n++] = always;
 }
 
+/* Nothing was pruned or evicted, or nothing is left: entry j of the long-term store is position j. */
+static bool all_kept(const struct run *run) {
+    int in_ring = run->pos0 < run->window ? run->pos0 : run->window, n_long = run->a->cache->n_long[run->lane];
+    return n_long == 0 || n_long == run->pos0 - in_ring;
+}
+
+static int long_position(const struct run *run, int entry) {
+    const struct kv_cache *c = run->a->cache;
+    if (c->long_pos)
+        return c->long_pos[run->lane * (size_t)c->max_len + (size_t)entry];
+    return all_kept(run) ? entry : INT_MIN;
+}
+
 static bool keys_collect(struct device *dev, const struct run *run, struct keys *keys) {
     const struct kv_cache *c = run->a->cache;
     int n_long = c->n_long[run->lane], in_ring = run->pos0 < run->window ? run->pos0 : run->window;
-    bool all_kept = n_long == run->pos0 - in_ring;
     if (!keys_alloc(dev, (size_t)(n_long + in_ring + run->n_rows), (size_t)c->head_dim, keys))
         return false;
     for (int j = 0; j < n_long; j++)
-        keys_add_cached(keys, c, run->lane, lane_long_row(c, run->window) + (size_t)j, all_kept ? j : INT_MIN, true);
+        keys_add_cached(keys, c, run->lane, lane_long_row(c, run->window) + (size_t)j, long_position(run, j), true);
     for (int pos = run->pos0 - in_ring; pos < run->pos0; pos++) {
         size_t slot = (size_t)(pos % run->window);
         bool open = c->ring_open[run->lane * (size_t)c->ring_len + slot] && !run->ring_only;
@@ -167,7 +180,9 @@ static void stats_query(struct device *dev, const struct attend_stats_args *s, c
         if (keys->logit[j] == -INFINITY)
             continue;
         double weight = exp(keys->logit[j] - lse), mass = weight * share;
-        if (distance >= s->window) {
+        if (s->column_sum && run->pos0 + row >= s->column_from[at / (size_t)a->cache->n_kv_heads])
+            keys->column[j] += mass;
+        if (s->future_max && distance >= s->window) {
             keys->future_max[j] = fmax(keys->future_max[j], weight);
             keys->future_sum[j] += weight;
         }
@@ -194,6 +209,24 @@ static void future_add(struct device *dev, const struct attend_stats_args *s, co
     }
 }
 
+/* The same for the sums by key of policies that evict. */
+static void column_add(struct device *dev, const struct attend_stats_args *s, const struct run *run, int slot,
+                       const struct keys *keys) {
+    const struct kv_cache *c = run->a->cache;
+    size_t row = ((size_t)slot * (size_t)c->n_kv_heads + (size_t)run->head) * (size_t)c->max_len;
+    for (size_t j = 0; j < keys->n; j++)
+        real_add(dev, s->column_sum, row + (size_t)keys->pos[j], keys->column[j]);
+}
+
+/* Sums by distance and future attention need every pair, sums by key the positions of those that are left. */
+static bool stats_possible(struct device *dev, const struct attend_stats_args *s, const struct run *run) {
+    bool possible = s->far_sum || s->future_max ? all_kept(run) : run->a->cache->long_pos != NULL;
+    if (!possible)
+        err_set(&dev->failure, ERR_INPUT, "attention statistics", "pairs were pruned from the cache, so distances "
+                "are not known (record attention under the policy \"full\")");
+    return possible;
+}
+
 void ref_attend_stats(struct device *dev, const struct attend_stats_args *s) {
     const struct attend_args *a = s->attend;
     size_t group = a->n_heads / (size_t)a->cache->n_kv_heads;
@@ -204,19 +237,16 @@ void ref_attend_stats(struct device *dev, const struct attend_stats_args *s) {
             if (ref_failed(dev))
                 return;
             struct run run = run_of(a, seq, head);
-            if (!keys_collect(dev, &run, &keys))
+            if (!stats_possible(dev, s, &run) || !keys_collect(dev, &run, &keys))
                 return;
-            if (keys.pos[0] == INT_MIN) {
-                err_set(&dev->failure, ERR_INPUT, "attention statistics", "pairs were pruned from the cache, so distances "
-                        "are not known (record attention under the policy \"full\")");
-                return;
-            }
-            memset(keys.future_max, 0, 2 * keys.n * sizeof(double));
+            memset(keys.future_max, 0, 3 * keys.n * sizeof(double));
             for (int row = 0; row < run.n_rows; row++)
                 for (size_t g = 0; g < group; g++)
                     stats_query(dev, s, &run, &keys, row, (size_t)head * group + g,
                                 (size_t)seq * (size_t)a->cache->n_kv_heads + (size_t)head);
             if (s->future_max)
                 future_add(dev, s, &run, a->batch.slots[seq], &keys);
+            if (s->column_sum)
+                column_add(dev, s, &run, a->batch.slots[seq], &keys);
         }
 }
