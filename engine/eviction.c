@@ -123,6 +123,16 @@ void eviction_reset(struct eviction *e, int slot) {
         e->model->ops->fill(e->model->dev, queries_of(e, l) + (size_t)slot * n, 0, n * sizeof(double));
 }
 
+void eviction_copy(struct eviction *e, int from, int to) {
+    const struct ops *ops = e->model->ops;
+    size_t n = column_items(e), n_bytes = n * real_size(ops, e->model->dev), m = query_items(e);
+    for (int l = 0; l < e->cache->n_layers && e->column_sum; l++)
+        ops->copy(e->model->dev, real_at(e->model, columns_of(e, l), (size_t)to * n),
+                  real_at(e->model, columns_of(e, l), (size_t)from * n), n_bytes);
+    for (int l = 0; l < e->cache->n_layers && e->query_sum; l++)
+        ops->copy(e->model->dev, queries_of(e, l) + (size_t)to * m, queries_of(e, l) + (size_t)from * m, m * sizeof(double));
+}
+
 static int end_of(const struct kv_batch *batch, int i) {
     return batch->pos0[i] + batch->row_splits[i + 1] - batch->row_splits[i];
 }

@@ -19,6 +19,9 @@ bool eviction_needs_attention(const struct policy *policy);
 /* Forgets the sums of a slot. */
 void eviction_reset(struct eviction *e, int slot);
 
+/* The sums of one slot become those of another. */
+void eviction_copy(struct eviction *e, int from, int to);
+
 /* What a step adds up; borrowed until the next call. */
 const struct step_eviction *eviction_begin_step(struct eviction *e, const struct kv_batch *batch);
 

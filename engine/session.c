@@ -314,6 +314,17 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
         eviction_reset(s->eviction, slot);
 }
 
+int session_fork(struct session *s, int from, int to, struct err *err) {
+    ASSERT(!s->dense[from] && !has_stats(s) && s->length[to] == 0);
+    int rc = kv_cache_copy(s->cache, from, to, err);
+    if (rc == OK && s->eviction)
+        eviction_copy(s->eviction, from, to);
+    s->sequence_id[to] = s->sequence_id[from];
+    s->length[to] = s->length[from];
+    s->dense[to] = false;
+    return rc;
+}
+
 /* Checks a feed and writes it down as the last step. */
 static int stage(struct session *s, const struct feed *feed, struct err *err) {
     struct last_step *last = &s->last;
@@ -561,6 +572,10 @@ int session_gates(struct session *s, const float **utility, const uint8_t **open
 
 int session_length(const struct session *s, int slot) {
     return s->length[slot];
+}
+
+int session_room(const struct session *s, int slot) {
+    return s->options.max_len - s->length[slot];
 }
 
 struct kv_cache *session_cache(struct session *s) {

@@ -37,6 +37,9 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id);
 /* With scores_given: the scores of the n_tok tokens that the slot will be fed, (n_layers, n_tok, n_kv_heads) host;
  * after its reset, before it is fed. Waits. */
 int session_set_scores(struct session *s, int slot, const float *scores, size_t n_tok, struct err *err);
+/* A slot that is empty since its reset goes on from where `from` is: same tokens fed, same cache, same sequence_id. Not in a
+ * dense prefill (session_end_prefill() first), nor with attention_stats or future_attention. */
+int session_fork(struct session *s, int from, int to, struct err *err);
 
 /* The next tokens of n_seq different slots. */
 struct feed {
@@ -80,6 +83,8 @@ int session_gates(struct session *s, const float **utility, const uint8_t **open
 
 /* Tokens fed to a slot since its reset. */
 int session_length(const struct session *s, int slot);
+/* ... and tokens that it still takes. */
+int session_room(const struct session *s, int slot);
 
 /* The cache, for counters (kv_cache_read_counts) and tests. */
 struct kv_cache *session_cache(struct session *s);

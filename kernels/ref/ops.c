@@ -64,6 +64,7 @@ const struct ops *ops_ref(void) {
         .expected_score = ref_expected_score,
         .select_top = ref_select_top,
         .kv_reset = ref_kv_reset,
+        .kv_copy = ref_kv_copy,
         .kv_read = ref_kv_read,
         .nll = ref_nll,
         .logits = ref_logits,

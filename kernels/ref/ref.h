@@ -171,6 +171,7 @@ void ref_column_score(struct device *dev, const struct column_score_args *a);
 void ref_expected_score(struct device *dev, const struct expected_score_args *a);
 void ref_select_top(struct device *dev, const struct select_top_args *a);
 void ref_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
+void ref_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to);
 void ref_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);
 
