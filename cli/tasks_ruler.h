@@ -1,0 +1,31 @@
+/* tasks_ruler.h - the options of `spkv tasks ruler` and what they open. */
+#ifndef SPKV_CLI_TASKS_RULER_H
+#define SPKV_CLI_TASKS_RULER_H
+
+#include <argp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/err.h"
+#include "datasets/ruler.h"
+
+enum { TASKS_RULER_MAX_HAYSTACKS = 64 };
+
+/* Strings are borrowed from argv. A zeroed struct holds the defaults. */
+struct tasks_ruler {
+    bool chosen[RULER_N_TASKS]; /* by --task; none: all that there is data for */
+    int length;                 /* 0 = not given */
+    const char *model, *tokenizer, *squad, *hotpot;
+    char *haystack[TASKS_RULER_MAX_HAYSTACKS];
+    size_t n_haystacks;
+    const char *given;          /* name of an option that was given, NULL = none */
+};
+
+/* An argp child that fills a struct tasks_ruler given as its input. */
+extern const struct argp tasks_ruler_argp;
+
+/* Writes n_rows rows of every task. Notes go to stderr. */
+int tasks_ruler_write(FILE *stream, const struct tasks_ruler *options, uint64_t n_rows, uint64_t seed, struct err *err);
+
+#endif
