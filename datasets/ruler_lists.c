@@ -134,7 +134,7 @@ size_t ruler_most_common(const struct ruler_plan *plan) {
 
 /* --- fwe: coded words whose counts fall with the square of their rank --- */
 
-enum { N_LETTERS = 6, N_ANSWERS = 3, LEAST_WORDS = 60 /* from here on ranks 1 to 5 differ in count */, LEAST_CODES = 5 };
+enum { N_LETTERS = 6, N_ANSWERS = 3, LEAST_WORDS = 60 /* from here on ranks 1 to 5 differ in count */, LEAST_CODES = 6 };
 
 /* Words of rank 1, 2, ... among n_words: n_words / (rank^2 zeta(2)), rounded down. */
 static size_t rank_count(size_t n_words, size_t rank) {
