@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"report", cmd_report, "heatmaps, figures, tables and a page from run files"},
     {"recommend", cmd_recommend, "hybrid local-global layouts from a run file"},
     {"verify", cmd_verify, "measure layouts beside full attention, the window and SP-KV"},
+    {"eval", cmd_eval, "score tasks under a policy: multiple choice, perplexity"},
     {"generate", cmd_generate, "continue a prompt"},
     {"info", cmd_info, "what a checkpoint is and what it needs"},
     {"train", cmd_train, "make SP-KV models: pretrain, adapt, resume"},

@@ -219,19 +219,21 @@ static int render_samples(const struct row_context *c, struct row_texts *texts, 
 
 /* First match wins. The first entry is taken when the user names fields. */
 static const struct row_kind KINDS[] = {
-    {"named fields", is_named, render_named},
-    {"lm-eval samples", is_samples, render_samples},
-    {"text", is_text, render_text},
-    {"prompt", is_prompt, render_prompt},
-    {"ruler", is_ruler, render_ruler},
-    {"winogrande", question_is_winogrande, question_render_winogrande},
-    {"hellaswag", question_is_hellaswag, question_render_hellaswag},
-    {"boolq", question_is_boolq, question_render_boolq},
-    {"piqa", question_is_piqa, question_render_piqa},
-    {"commonsenseqa", question_is_commonsenseqa, question_render_commonsenseqa},
-    {"arc", question_is_arc, question_render_arc},
-    {"mmlu", question_is_mmlu, question_render_mmlu},
-    {"gsm8k", question_is_gsm8k, question_render_gsm8k},
+    {"named fields", is_named, render_named, NULL},
+    {"lm-eval samples", is_samples, render_samples, NULL},
+    {"text", is_text, render_text, NULL},
+    {"choice", question_is_choice, NULL, question_read_choice},
+    {"prompt", is_prompt, render_prompt, NULL},
+    {"ruler", is_ruler, render_ruler, NULL},
+    {"winogrande", question_is_winogrande, NULL, question_read_winogrande},
+    {"hellaswag", question_is_hellaswag, NULL, question_read_hellaswag},
+    {"boolq", question_is_boolq, NULL, question_read_boolq},
+    {"piqa", question_is_piqa, NULL, question_read_piqa},
+    {"commonsenseqa", question_is_commonsenseqa, NULL, question_read_commonsenseqa},
+    {"openbookqa", question_is_openbookqa, NULL, question_read_openbookqa},
+    {"arc", question_is_arc, NULL, question_read_arc},
+    {"mmlu", question_is_mmlu, NULL, question_read_mmlu},
+    {"gsm8k", question_is_gsm8k, question_render_gsm8k, NULL},
 };
 enum { N_KINDS = sizeof KINDS / sizeof KINDS[0] };
 
@@ -270,10 +272,44 @@ const char *row_kind_name(const struct row_kind *kind) {
     return kind->name;
 }
 
+const struct row_kind *row_kind_named(const char *name) {
+    for (size_t i = 1; i < N_KINDS; i++)
+        if (strcmp(KINDS[i].name, name) == 0)
+            return &KINDS[i];
+    return NULL;
+}
+
+bool row_kind_has_choices(const struct row_kind *kind) {
+    return kind->question != NULL;
+}
+
+int row_question(const struct row_kind *kind, const json_t *row, const char *where, struct choice_question *question,
+                 struct err *err) {
+    const struct row_context context = {row, NULL, where};
+    return kind->question(&context, question, err);
+}
+
+/* The text of the gold answer. */
+static int render_question(const struct row_kind *kind, const struct row_context *c, struct row_texts *texts,
+                           struct err *err) {
+    struct choice_question q = {0};
+    int rc = kind->question(c, &q, err);
+    if (rc == OK && (rc = row_text_begin(texts, err)) == OK) {
+        str_puts(&texts->bytes, str_text(&q.heading));
+        str_puts(&texts->bytes, choice_context(&q, q.gold));
+        row_text_prompt_ends(texts);
+        str_printf(&texts->bytes, " %s", choice_continuation(&q, q.gold));
+        texts->bytes.failed |= q.heading.failed;
+        rc = row_text_end(texts, err);
+    }
+    choice_question_free(&q);
+    return rc;
+}
+
 int row_render(const struct row_kind *kind, const json_t *row, const struct row_fields *fields, const char *where,
                struct row_texts *texts, struct err *err) {
     const struct row_context context = {row, fields, where};
-    return kind->render(&context, texts, err);
+    return kind->render ? kind->render(&context, texts, err) : render_question(kind, &context, texts, err);
 }
 
 /* Integers are read as reals: their values are small labels where they matter, and a 64-bit id elsewhere must not fail. */

@@ -15,7 +15,9 @@ struct row_context {
 struct row_kind {
     const char *name;
     bool (*matches)(const json_t *row);
+    /* One of them: the texts of a row, or the question that it poses, whose text is that of the gold answer. */
     int (*render)(const struct row_context *context, struct row_texts *texts, struct err *err);
+    int (*question)(const struct row_context *context, struct choice_question *question, struct err *err);
 };
 
 /* A text is appended to texts->bytes between begin and end. */

@@ -268,6 +268,15 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
         clear_future(s, slot);
 }
 
+int session_fork(struct session *s, int from, int to, struct err *err) {
+    ASSERT(!s->dense[from] && !has_stats(s) && s->length[to] == 0);
+    int rc = kv_cache_copy(s->cache, from, to, err);
+    s->sequence_id[to] = s->sequence_id[from];
+    s->length[to] = s->length[from];
+    s->dense[to] = false;
+    return rc;
+}
+
 /* Checks a feed and writes it down as the last step. */
 static int stage(struct session *s, const struct feed *feed, struct err *err) {
     struct last_step *last = &s->last;

@@ -32,6 +32,10 @@ void session_free(struct session *s);
 /* Empties a slot for a new sequence; sequence_id keys random gates and sampling. */
 void session_reset(struct session *s, int slot, uint64_t sequence_id);
 
+/* A slot that is empty since its reset goes on from where `from` is: same tokens fed, same cache, same sequence_id. Not in a
+ * dense prefill (session_end_prefill() first), nor with attention_stats or future_attention. */
+int session_fork(struct session *s, int from, int to, struct err *err);
+
 /* The next tokens of n_seq different slots. */
 struct feed {
     int n_seq;

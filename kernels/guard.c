@@ -247,6 +247,12 @@ static void guard_kv_reset(struct device *dev, struct kv_cache *cache, int slot)
     end(dev);
 }
 
+static void guard_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to) {
+    begin(dev);
+    ref_kv_copy(dev, cache, from, to);
+    end(dev);
+}
+
 static void guard_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head,
                           const int32_t *index, size_t n, float *k, float *v) {
     begin(dev);
@@ -425,6 +431,7 @@ const struct ops *ops_guard(void) {
         .kv_append = guard_kv_append,
         .kv_prune = guard_kv_prune,
         .kv_reset = guard_kv_reset,
+        .kv_copy = guard_kv_copy,
         .kv_read = guard_kv_read,
         .nll = guard_nll,
         .logits = guard_logits,

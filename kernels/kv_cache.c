@@ -183,6 +183,38 @@ void kv_cache_reset(struct kv_cache *cache, int slot) {
     cache->ops->kv_reset(cache->dev, cache, slot);
 }
 
+/* Gives a lane without pages the pages of another, copied. */
+static bool lane_copy_pages(struct kv_cache *c, size_t from, size_t to) {
+    for (size_t i = 0; i < (size_t)c->list_len; i++) {
+        int32_t source = c->page_list[from * (size_t)c->list_len + i];
+        int32_t *page = &c->page_list[to * (size_t)c->list_len + i];
+        ASSERT(*page < 0);
+        if (source < 0)
+            continue;
+        if (*c->n_free == 0)
+            return false;
+        *page = c->free_pages[--*c->n_free];
+        memcpy((char *)c->pool + (size_t)*page * c->page_bytes, (const char *)c->pool + (size_t)source * c->page_bytes,
+               c->page_bytes);
+    }
+    return true;
+}
+
+bool kv_slot_copy(struct kv_cache *c, int from, int to) {
+    for (size_t head = 0; head < n_heads_all(c); head++) {
+        size_t a = kv_lane(c, from, 0, 0) + head, b = kv_lane(c, to, 0, 0) + head, ring = (size_t)c->ring_len;
+        ASSERT(a != b && c->n_fed[b] == 0);
+        if (!lane_copy_pages(c, a, b))
+            return false;
+        memcpy(c->ring_open + b * ring, c->ring_open + a * ring, ring);
+        c->n_fed[b] = c->n_fed[a];
+        c->n_long[b] = c->n_long[a];
+        c->n_kept[b] = c->n_kept[a];
+        c->visible_pairs[b] = c->visible_pairs[a];
+    }
+    return true;
+}
+
 /* ---- growth ---------------------------------------------------------------------------------------------------- */
 
 /* Downloads the counters and updates the peak. */
@@ -250,6 +282,24 @@ int kv_cache_reserve(struct kv_cache *cache, int n_seq, const int *slots, const 
     }
     size_t n_free = (size_t)cache->counters_host[0];
     return wanted > n_free ? pool_grow(cache, n_free, wanted - n_free, err) : OK;
+}
+
+int kv_cache_copy(struct kv_cache *c, int from, int to, struct err *err) {
+    size_t wanted = 0, slots = (size_t)c->page_slots;
+    ASSERT(from != to && from >= 0 && from < c->n_slots && to >= 0 && to < c->n_slots);
+    int rc = counters_read(c, err);
+    if (rc)
+        return rc;
+    for (size_t head = 0; head < n_heads_all(c); head++) {
+        size_t lane = kv_lane(c, from, 0, 0) + head, fed = (size_t)host_copy(c, c->n_fed)[lane];
+        wanted += ceil_div(min_size(fed, (size_t)c->window_host[head]), slots) +
+                  ceil_div((size_t)host_copy(c, c->n_long)[lane], slots);
+    }
+    size_t n_free = (size_t)c->counters_host[0];
+    if (wanted > n_free && (rc = pool_grow(c, n_free, wanted - n_free, err)))
+        return rc;
+    c->ops->kv_copy(c->dev, c, from, to);
+    return OK;
 }
 
 /* ---- figures --------------------------------------------------------------------------------------------------- */

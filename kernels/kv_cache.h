@@ -84,6 +84,12 @@ void kv_cache_free(struct kv_cache *cache);
 /* Gives all pages of a slot back and zeroes its counters. */
 void kv_cache_reset(struct kv_cache *cache, int slot);
 
+/* An empty slot `to` becomes an equal of `from`: pairs, gates and counters. ERR_MEMORY when the device has no more pages. */
+int kv_cache_copy(struct kv_cache *cache, int from, int to, struct err *err);
+
+/* The kv_copy op of backends whose device memory the host may touch. False when the free list runs out. */
+bool kv_slot_copy(struct kv_cache *cache, int from, int to);
+
 /* Makes sure that feeding n_rows[i] more tokens to slot slots[i] cannot run out of pages: grows the pool by whole slabs
  * when the upper bound of pages needed passes what is free. ERR_MEMORY when the device has no more. */
 int kv_cache_reserve(struct kv_cache *cache, int n_seq, const int *slots, const int *n_rows, struct err *err);

@@ -238,6 +238,9 @@ struct ops {
     void (*kv_prune)(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *open);
     /* Gives the slot's pages back and zeroes its counters. */
     void (*kv_reset)(struct device *dev, struct kv_cache *cache, int slot);
+    /* Slot `to`, which must be empty, becomes an equal of slot `from` in pages of its own; kv_cache_copy() made sure that
+     * there are enough. */
+    void (*kv_copy)(struct device *dev, struct kv_cache *cache, int from, int to);
     /* Logical rows of a lane: pairs index[0..n) counted as long-term entries 0 .. n_long-1, then ring slots by position
      * ascending; k and v (n, head_dim) f32, device memory. For tests and statistics. */
     void (*kv_read)(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,

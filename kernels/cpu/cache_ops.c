@@ -209,6 +209,11 @@ void cpu_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
     }
 }
 
+void cpu_kv_copy(struct device *dev, struct kv_cache *c, int from, int to) {
+    if (!device_failed(dev) && !kv_slot_copy(c, from, to))
+        err_set(&dev->err, ERR_MEMORY, "KV cache", "no free page is left (kv_cache_copy() reserves them)");
+}
+
 void cpu_kv_read(struct device *dev, const struct kv_cache *c, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v) {
     size_t lane = kv_lane(c, slot, layer, kv_head), slots = (size_t)c->page_slots, dim = (size_t)c->head_dim;

@@ -123,6 +123,7 @@ void cpu_attend_stats(struct device *dev, const struct attend_stats_args *a);
 void cpu_kv_append(struct device *dev, const struct kv_append_args *a);
 void cpu_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
 void cpu_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
+void cpu_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to);
 void cpu_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);
 

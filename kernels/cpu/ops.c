@@ -57,7 +57,7 @@ static const struct train_ops train_ops = {
     .rope = cpu_rope, .gather = cpu_gather, \
     .predict = cpu_predict, .score_const = cpu_score_const, .score_random = cpu_score_random, .gate = cpu_gate, \
     .attend_cache = cpu_attend_cache, .attend_stats = cpu_attend_stats, .kv_append = cpu_kv_append, \
-    .kv_prune = cpu_kv_prune, .kv_reset = cpu_kv_reset, .kv_read = cpu_kv_read, \
+    .kv_prune = cpu_kv_prune, .kv_reset = cpu_kv_reset, .kv_copy = cpu_kv_copy, .kv_read = cpu_kv_read, \
     .nll = cpu_nll, .logits = cpu_logits, .sample = cpu_sample, .train = &train_ops, \
 }
 /* clang-format on */

@@ -57,6 +57,7 @@ const struct ops *ops_ref(void) {
         .kv_append = ref_kv_append,
         .kv_prune = ref_kv_prune,
         .kv_reset = ref_kv_reset,
+        .kv_copy = ref_kv_copy,
         .kv_read = ref_kv_read,
         .nll = ref_nll,
         .logits = ref_logits,

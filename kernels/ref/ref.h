@@ -163,6 +163,7 @@ void ref_attend_stats(struct device *dev, const struct attend_stats_args *a);
 void ref_kv_append(struct device *dev, const struct kv_append_args *a);
 void ref_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
 void ref_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
+void ref_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to);
 void ref_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);
 

@@ -1,0 +1,147 @@
+/* eval_score.c - requests under the policy and under full attention, and the figures made of them. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "cli/eval.h"
+
+int eval_batch_group(struct eval_batch *b, struct err *err) {
+    int rc = mem_grow(&b->splits, &b->splits_cap, b->n_groups + 2, sizeof *b->splits, "requests", err);
+    if (rc == OK) {
+        b->n_groups++;
+        b->splits[b->n_groups - 1] = b->splits[b->n_groups] = b->n_requests;
+    }
+    return rc;
+}
+
+int eval_batch_span(struct eval_batch *b, const struct token_span *span, struct err *err) {
+    int rc = mem_grow(&b->spans, &b->spans_cap, b->n_requests + 1, sizeof *b->spans, "requests", err);
+    if (rc == OK) {
+        b->spans[b->n_requests++] = *span;
+        b->splits[b->n_groups] = b->n_requests;
+    }
+    return rc;
+}
+
+int eval_batch_text(struct evaluation *e, struct eval_batch *b, const char *context, const char *continuation,
+                    const char *where, struct err *err) {
+    struct token_span span;
+    struct err inner = {0};
+    int rc = encode_continuation(&e->encoder, context, continuation, &b->tokens, &span, &inner);
+    if (rc != OK)
+        return err_set(err, rc, where, "%s", inner.message);
+    if (span.n_cut && !e->options->truncate)
+        return err_set(err, ERR_INPUT, where, "context and continuation are %zu tokens, the model takes %zu: take fewer --shots, "
+                       "shorten the text, or let --truncate cut it from the left as lm-eval does", span.n_tok + span.n_cut - 1,
+                       e->encoder.max_length);
+    return eval_batch_span(b, &span, err);
+}
+
+void eval_batch_clear(struct eval_batch *b) {
+    b->first_id += b->n_groups;
+    b->tokens.len = 0;
+    b->n_requests = b->n_groups = 0;
+}
+
+void eval_batch_free(struct eval_batch *b) {
+    free(b->tokens.data);
+    free(b->spans);
+    free(b->splits);
+    for (int side = 0; side < N_SIDES; side++)
+        free(b->scores[side]);
+    *b = (struct eval_batch){0};
+}
+
+static int score_side(struct evaluation *e, struct eval_batch *b, const struct score_group *groups, enum eval_side side,
+                      struct err *err) {
+    int rc = mem_grow(&b->scores[side], &b->scores_cap[side], b->n_requests, sizeof(struct score), "scores", err);
+    return rc == OK ? scoring_run(e->scorings[side], groups, b->n_groups, b->scores[side], err) : rc;
+}
+
+static void count(const struct eval_batch *b, struct eval_row *row) {
+    for (size_t i = 0; i < b->n_requests; i++) {
+        const struct score *s = &b->scores[SIDE_POLICY][i];
+        row->n_scored += s->n_scored;
+        row->n_far += s->n_far;
+        row->n_kept += s->n_kept;
+        row->n_left_window += s->n_left_window;
+        row->visible_pairs += s->visible_pairs;
+        row->causal_pairs += s->causal_pairs;
+        row->n_truncated += b->spans[i].n_cut > 0;
+    }
+}
+
+int eval_score(struct evaluation *e, struct eval_batch *b, struct eval_row *row, struct err *err) {
+    struct score_request *requests = mem_alloc(b->n_requests, sizeof *requests, "requests", err);
+    struct score_group *groups = mem_alloc(b->n_groups, sizeof *groups, "requests", err);
+    int rc = requests && groups ? OK : ERR_MEMORY;
+    for (size_t i = 0; rc == OK && i < b->n_requests; i++)
+        requests[i] = (struct score_request){.tokens = b->tokens.data + b->spans[i].first, .n_tok = b->spans[i].n_tok,
+                                             .n_context = b->spans[i].n_context};
+    for (size_t g = 0; rc == OK && g < b->n_groups; g++)
+        groups[g] = (struct score_group){.requests = requests + b->splits[g], .n = b->splits[g + 1] - b->splits[g],
+                                         .id = b->first_id + g};
+    for (int side = 0; rc == OK && side < N_SIDES; side++)
+        if (e->scorings[side])
+            rc = score_side(e, b, groups, (enum eval_side)side, err);
+    if (rc == OK)
+        count(b, row);
+    if (rc == OK && *e->stop)
+        rc = err_set(err, ERR_INCOMPLETE, "", "stopped in %s: nothing is written", row->task->path);
+    free(requests);
+    free(groups);
+    return rc;
+}
+
+void eval_advance(struct evaluation *e, size_t n) {
+    e->n_done += n;
+    progress_update(&e->progress, e->n_done);
+}
+
+int eval_put_item(struct evaluation *e, json_t *item, struct err *err) {
+    int rc = item ? OK : err_set(err, ERR_MEMORY, "", "out of memory for an item");
+    if (rc == OK && e->items.stream &&
+        (json_dumpf(item, e->items.stream, JSON_COMPACT) != 0 || fputc('\n', e->items.stream) == EOF))
+        rc = err_set(err, ERR_IO, e->options->output, "cannot write");
+    json_decref(item);
+    return rc;
+}
+
+json_t *eval_scores_json(const struct score *scores, size_t n) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_pack("{s:f, s:b, s:I}", "log_likelihood", scores[i].log_likelihood, "is_greedy",
+                                              scores[i].is_greedy, "n_tok", (json_int_t)scores[i].n_scored));
+    return list;
+}
+
+void eval_put_metric(struct eval_row *row, const char *name, double value, double stderror, double full) {
+    ASSERT(row->n_metrics < EVAL_MAX_METRICS);
+    row->metrics[row->n_metrics++] = (struct eval_metric){name, value, stderror, full};
+}
+
+static double share(const uint8_t *flags, size_t n) {
+    size_t sum = 0;
+    for (size_t i = 0; flags && i < n; i++)
+        sum += flags[i];
+    return flags && n ? (double)sum / (double)n : (double)NAN;
+}
+
+void eval_put_share(struct eval_row *row, const char *name, const uint8_t *policy, const uint8_t *full, size_t n) {
+    double mean = share(policy, n);
+    eval_put_metric(row, name, mean, n > 1 ? sqrt(mean * (1 - mean) / (double)(n - 1)) : (double)NAN, share(full, n));
+}
+
+int eval_put_change(const struct evaluation *e, struct eval_row *row, const double *policy, const double *full, size_t n,
+                    struct err *err) {
+    struct resampling resampling = {.seed = e->options->run.seed, .n = e->options->n_resamples, .level = 0.95};
+    if (!full)
+        return OK;
+    int rc = interval_of_ratio(policy, full, n, &resampling, &row->nll_change, err);
+    row->nll_change.value -= 1;
+    row->nll_change.low -= 1;
+    row->nll_change.high -= 1;
+    return rc;
+}
