@@ -507,6 +507,10 @@ int session_length(const struct session *s, int slot) {
     return s->length[slot];
 }
 
+int session_room(const struct session *s, int slot) {
+    return s->options.max_len - s->length[slot];
+}
+
 struct kv_cache *session_cache(struct session *s) {
     return s->cache;
 }

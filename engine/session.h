@@ -78,6 +78,8 @@ int session_gates(struct session *s, const float **utility, const uint8_t **open
 
 /* Tokens fed to a slot since its reset. */
 int session_length(const struct session *s, int slot);
+/* ... and tokens that it still takes. */
+int session_room(const struct session *s, int slot);
 
 /* The cache, for counters (kv_cache_read_counts) and tests. */
 struct kv_cache *session_cache(struct session *s);

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""What lm_eval (0.4.13) makes of local files, through its own task definitions and HFLM in f32.
+
+    lm_eval_scores.py run MODEL OUT.json [--limit N] [--shots N] [--max-length N] KIND=FILE...
+    lm_eval_scores.py compare OUT.json ITEMS.jsonl     # what spkv eval -o wrote for the same files, in the same order
+
+KIND is arc, commonsenseqa, openbookqa, hellaswag, winogrande, boolq, piqa, mmlu, choice (multiple choice, from the file's
+authors' form) or rolling (rows with "text"). OUT.json holds for each task its metrics and for each item the log-likelihoods."""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+import tempfile
+
+PACKAGE = {"arc": "arc/arc_easy", "commonsenseqa": "commonsense_qa/default", "openbookqa": "openbookqa/openbookqa",
+           "hellaswag": "hellaswag/hellaswag", "winogrande": "winogrande/default", "boolq": "super_glue/boolq/default",
+           "piqa": "piqa/piqa", "mmlu": "mmlu/default/mmlu_anatomy"}
+
+
+def hub_form(kind, row):
+    """The authors' row as the dataset on the hub has it."""
+    question = row.get("question")
+    if isinstance(question, dict):
+        choices = {part: [c[part] for c in question["choices"]] for part in ("text", "label")}
+        row = {**row, "question": question["stem"], "question_stem": question["stem"], "choices": choices}
+    if kind == "boolq" and "label" not in row:
+        row = {**row, "label": int(row["answer"])}
+    return row
+
+
+def task_config(kind, path, shots):
+    import lm_eval.tasks
+    from lm_eval.tasks._yaml_loader import load_yaml
+    folder = pathlib.Path(lm_eval.tasks.__file__).parent
+    if kind == "rolling":
+        config = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
+                  "metric_list": [{"metric": m} for m in ("word_perplexity", "byte_perplexity", "bits_per_byte")]}
+    elif kind == "choice":
+        config = {"output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_choice": "{{choices}}",
+                  "doc_to_target": "{{gold}}"}
+    else:
+        config = load_yaml(folder / f"{PACKAGE[kind]}.yaml")
+    for key in ("tag", "task", "dataset_name", "training_split", "validation_split", "task_alias", "fewshot_split"):
+        config.pop(key, None)
+    first = kind == "mmlu"
+    config.update(task=f"{kind}_{pathlib.Path(path).name.split('.')[0]}", dataset_path="json", test_split="test",
+                  dataset_kwargs={"data_files": {"test": str(path)}}, num_fewshot=shots)
+    if kind != "rolling":
+        config.update(fewshot_split="test", fewshot_config={"sampler": "first_n" if first else "default"},
+                      metric_list=[{"metric": m} for m in ("acc", "acc_norm", "acc_bytes")])
+    return config
+
+
+def prepared(kind, path, folder):
+    """The rows in the hub's form, with the harness's own preparation of HellaSwag."""
+    rows = [hub_form(kind, json.loads(line)) for line in open(path, encoding="utf-8") if line.strip()]
+    out = pathlib.Path(folder) / pathlib.Path(path).name
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return out
+
+
+def run(args):
+    import lm_eval
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    torch.set_num_threads(args.threads)
+    model = HFLM(pretrained=args.model, dtype="float32", device="cpu", batch_size=8, max_length=args.max_length)
+    result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = []
+        for item in args.tasks:
+            kind, path = item.split("=", 1)
+            tasks.append(task_config(kind, prepared(kind, path, folder), 0 if kind == "rolling" else args.shots))
+        for config in tasks:
+            out = lm_eval.simple_evaluate(model=model, tasks=[config], limit=args.limit, log_samples=True, bootstrap_iters=0)
+            name = config["task"]
+            metrics = {k.split(",")[0]: v for k, v in out["results"][name].items() if "," in k}
+            items = []
+            for sample in out["samples"][name]:
+                item = {m: sample[m] for m in ("acc", "acc_norm", "acc_bytes") if m in sample}
+                item["log_likelihood"] = [float(r[0][0]) if isinstance(r[0], (list, tuple)) else float(r[0])
+                                          for r in sample["resps"]]
+                items.append(item)
+            result[name] = {"metrics": metrics, "items": items}
+    json.dump(result, open(args.output, "w"), indent=1)
+    print(json.dumps({name: r["metrics"] for name, r in result.items()}, indent=1))
+
+
+def compare(args):
+    expected = [(name, i, item) for name, task in json.load(open(args.output)).items() for i, item in enumerate(task["items"])]
+    got = [json.loads(line) for line in open(args.items)]
+    if len(expected) != len(got):
+        sys.exit(f"{len(expected)} items here, {len(got)} there")
+    worst, worst_relative, flips, ties = 0, 0, 0, 0
+    for (name, i, want), have in zip(expected, got):
+        ours = [s["log_likelihood"] for s in have["scores"]] if "scores" in have else [have["log_likelihood"]]
+        for a, b in zip(want["log_likelihood"], ours, strict=True):
+            worst = max(worst, abs(a - b))
+            worst_relative = max(worst_relative, abs(a - b) / max(1, abs(a)))
+        for metric in ("acc", "acc_norm", "acc_bytes"):
+            if metric in want and int(want[metric]) != have[metric]:
+                best = sorted(want["log_likelihood"], reverse=True)
+                flips += 1
+                ties += metric == "acc" and best[0] - best[1] < 1e-3
+                print(f"{name} item {i}: {metric} is {want[metric]} here, {have[metric]} there: {want['log_likelihood']}")
+    print(f"{len(got)} items: log-likelihoods within {worst:.2e} nat ({worst_relative:.2e} relative), {flips} figures differ, "
+          f"{ties} of them by ties")
+    return worst_relative < 1e-3 and math.isfinite(worst)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run")
+    one.add_argument("model")
+    one.add_argument("output")
+    one.add_argument("tasks", nargs="+")
+    one.add_argument("--limit", type=int)
+    one.add_argument("--shots", type=int, default=0)
+    one.add_argument("--max-length", type=int)
+    one.add_argument("--threads", type=int, default=1)
+    two = commands.add_parser("compare")
+    two.add_argument("output")
+    two.add_argument("items")
+    args = parser.parse_args()
+    if args.command == "run":
+        run(args)
+    elif not compare(args):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
