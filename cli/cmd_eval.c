@@ -137,47 +137,6 @@ static int find_task(const char *argument, struct eval_task *task, struct err *e
 
 /* --- the command --- */
 
-static int open_side(struct evaluation *e, enum eval_side side, const struct policy *policy, struct err *err) {
-    const struct run_options_cli *run = &e->options->run;
-    struct scoring_options options = {.policy = policy, .batch = (size_t)run->batch, .chunk = (size_t)run->chunk,
-                                      .dense_prefill = run->dense_prefill};
-    return scoring_create(e->loaded.model, &options, &e->scorings[side], err);
-}
-
-static int open_evaluation(struct evaluation *e, struct err *err) {
-    const struct eval_options *o = e->options;
-    int limit, rc = o->output ? file_check_free(o->output, o->force, err) : OK;
-    if (rc == OK)
-        rc = loaded_open(&o->run, true, &e->loaded, err);
-    if (rc != OK)
-        return rc;
-    limit = e->loaded.model->config->max_positions;
-    if (o->max_length > limit)
-        return err_set(err, ERR_USAGE, "", "--max-length %d: this model takes %d", o->max_length, limit);
-    limit = o->max_length ? o->max_length : limit;
-    if (o->stride > limit)
-        return err_set(err, ERR_USAGE, "", "--stride %d would leave out tokens: a window holds %d", o->stride, limit);
-    rc = text_encoder_open(o->run.model, e->loaded.tokenizer, e->loaded.model->config, o->bos, (size_t)limit, &e->encoder, err);
-    if (rc == OK)
-        rc = open_side(e, SIDE_POLICY, e->loaded.policy, err);
-    if (rc == OK && !o->alone && strcmp(e->loaded.policy->name, "full") != 0 &&
-        (rc = loaded_policy(&e->loaded, &o->run, "full", &e->full, err)) == OK)
-        rc = open_side(e, SIDE_FULL, e->full, err);
-    if (rc == OK && o->output)
-        rc = file_out_open(&e->items, o->output, err);
-    return rc;
-}
-
-static void close_evaluation(struct evaluation *e) {
-    for (int side = 0; side < N_SIDES; side++)
-        scoring_free(e->scorings[side]);
-    file_out_discard(&e->items);
-    text_encoder_free(&e->encoder);
-    policy_free(e->full);
-    loaded_close(&e->loaded);
-    free(e->rows);
-}
-
 static int run_task(struct evaluation *e, const struct eval_task *task, struct err *err) {
     struct eval_row *row = &e->rows[e->n_rows];
     uint64_t start = clock_us();
@@ -197,8 +156,12 @@ static int evaluate(struct evaluation *e, const char *command, struct err *err) 
     int rc = tasks ? OK : ERR_MEMORY;
     for (size_t i = 0; rc == OK && i < o->n_tasks; i++)
         rc = find_task(o->tasks[i], &tasks[i], err);
+    if (rc == OK && o->output)
+        rc = file_check_free(o->output, o->force, err);
     if (rc == OK)
-        rc = open_evaluation(e, err);
+        rc = evaluation_open(e, err);
+    if (rc == OK && o->output)
+        rc = file_out_open(&e->items, o->output, err);
     if (rc == OK && !(e->rows = mem_alloc(o->n_tasks, sizeof *e->rows, "results", err)))
         rc = ERR_MEMORY;
     for (size_t i = 0; rc == OK && i < o->n_tasks; i++)
@@ -211,7 +174,7 @@ static int evaluate(struct evaluation *e, const char *command, struct err *err) 
         eval_print_text(e);
     if (rc == OK)
         rc = cli_finish_stdout(err);
-    close_evaluation(e);
+    evaluation_close(e);
     free(tasks);
     return rc;
 }

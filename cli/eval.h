@@ -103,6 +103,10 @@ int eval_rolling_run(struct evaluation *e, const struct eval_task *task, struct 
 
 /* --- what the kinds share: eval_score.c */
 
+/* Opens model, encoder and both sides; options and stop are set. Close in any case. */
+int evaluation_open(struct evaluation *e, struct err *err);
+void evaluation_close(struct evaluation *e);
+
 /* Requests in the making; tokens of all stand in one list. A zeroed struct is empty. */
 struct eval_batch {
     struct token_list tokens;
@@ -121,6 +125,8 @@ int eval_batch_group(struct eval_batch *batch, struct err *err);
 int eval_batch_span(struct eval_batch *batch, const struct token_span *span, struct err *err);
 int eval_batch_text(struct evaluation *e, struct eval_batch *batch, const char *context, const char *continuation,
                     const char *where, struct err *err);
+/* The windows of a text, one group each: there is nothing to share. */
+int eval_batch_windows(struct evaluation *e, struct eval_batch *batch, const char *text, size_t n, struct err *err);
 void eval_batch_clear(struct eval_batch *batch); /* empty, with the memory kept; first_id goes on behind its groups */
 void eval_batch_free(struct eval_batch *batch);
 

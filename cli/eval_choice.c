@@ -8,9 +8,7 @@
 #include "cli/eval.h"
 #include "datasets/shots.h"
 
-enum { METRIC_ACC, METRIC_ACC_NORM, METRIC_ACC_BYTES, N_METRICS };
-
-static const char *const metric_names[N_METRICS] = {"acc", "acc_norm", "acc_bytes"};
+static const char *const metric_names[N_CHOICE_UNITS] = {"acc", "acc_norm", "acc_bytes"}; /* by enum choice_unit */
 
 struct choice_run {
     struct evaluation *e;
@@ -20,13 +18,22 @@ struct choice_run {
     struct shots shots;
     struct eval_batch batch;
     struct choice_question questions[EVAL_BLOCK];
-    uint8_t *right[N_METRICS][N_SIDES]; /* (n) */
+    uint8_t *right[N_CHOICE_UNITS][N_SIDES]; /* (n) */
     double *gold_nll[N_SIDES];          /* (n) */
+    double *log_likelihood;             /* of the choices of one question */
+    size_t log_likelihood_cap;
 };
 
+/* Samples of lm-eval are told from those of generation and perplexity by their second arguments. */
 bool eval_choice_takes(const struct row_kind *row_kind, const json_t *first_row) {
-    (void)first_row;
-    return row_kind && row_kind_has_choices(row_kind);
+    struct choice_question q = {0};
+    struct err ignored = {0};
+    bool samples = row_kind && strcmp(row_kind_name(row_kind), "lm-eval samples") == 0;
+    bool takes = row_kind && row_kind_has_choices(row_kind);
+    if (samples && json_object_get(first_row, "arguments"))
+        takes = row_question(row_kind, first_row, "", &q, &ignored) == OK || q.continuations.n > 0;
+    choice_question_free(&q);
+    return takes;
 }
 
 /* --- items --- */
@@ -39,7 +46,7 @@ static int add_requests(struct choice_run *r, const struct choice_question *q, c
         str_clear(&context);
         str_clear(&continuation);
         str_printf(&context, "%s%s%s", str_text(&q->heading), before, choice_context(q, i));
-        str_printf(&continuation, " %s", choice_continuation(q, i));
+        choice_put_continuation(q, i, &continuation);
         rc = context.failed || continuation.failed
                  ? err_memory(err, "a prompt", context.len)
                  : eval_batch_text(r->e, &r->batch, str_text(&context), str_text(&continuation), where, err);
@@ -63,36 +70,13 @@ static int add_item(struct choice_run *r, size_t item, struct choice_question *q
     return rc;
 }
 
-static size_t n_characters(const char *text) {
-    size_t n = 0;
-    for (; *text; text++)
-        n += ((unsigned char)*text & 0xC0) != 0x80;
-    return n;
-}
-
-/* The choice with the largest log-likelihood per unit; ties go to the first. */
-static size_t choose(const struct choice_question *q, const struct score *scores, int metric) {
-    size_t best = 0;
-    double best_value = -INFINITY;
-    for (size_t i = 0; i < q->n_choices; i++) {
-        const char *text = choice_text(q, i);
-        double unit = metric == METRIC_ACC ? 1 : metric == METRIC_ACC_NORM ? (double)n_characters(text) : (double)strlen(text);
-        double value = scores[i].log_likelihood / unit;
-        if (value > best_value) {
-            best_value = value;
-            best = i;
-        }
-    }
-    return best;
-}
-
 static json_t *item_json(const struct choice_run *r, size_t item, const struct choice_question *q, size_t group) {
     static const char *const keys[N_SIDES] = {"scores", "scores_full"};
     size_t first = r->batch.splits[group];
     json_t *object = json_pack("{s:s, s:I, s:I, s:I}", "task", r->task->name, "item", (json_int_t)item, "line",
                                (json_int_t)r->file.line[item], "gold", (json_int_t)q->gold);
-    for (int metric = 0; metric < N_METRICS; metric++)
-        json_object_set_new(object, metric_names[metric], json_integer(r->right[metric][SIDE_POLICY][item]));
+    for (int unit = 0; unit < N_CHOICE_UNITS; unit++)
+        json_object_set_new(object, metric_names[unit], json_integer(r->right[unit][SIDE_POLICY][item]));
     for (int side = 0; side < N_SIDES; side++)
         if (r->e->scorings[side])
             json_object_set_new(object, keys[side], eval_scores_json(r->batch.scores[side] + first, q->n_choices));
@@ -100,13 +84,19 @@ static json_t *item_json(const struct choice_run *r, size_t item, const struct c
 }
 
 static int judge_item(struct choice_run *r, size_t item, const struct choice_question *q, size_t group, struct err *err) {
+    int rc = mem_grow(&r->log_likelihood, &r->log_likelihood_cap, q->n_choices, sizeof(double), "scores", err);
+    if (rc != OK)
+        return rc;
     for (int side = 0; side < N_SIDES; side++) {
         if (!r->e->scorings[side])
             continue;
         const struct score *scores = r->batch.scores[side] + r->batch.splits[group];
-        for (int metric = 0; metric < N_METRICS; metric++)
-            r->right[metric][side][item] = choose(q, scores, metric) == q->gold;
-        r->gold_nll[side][item] = -scores[q->gold].log_likelihood;
+        for (size_t i = 0; i < q->n_choices; i++)
+            r->log_likelihood[i] = scores[i].log_likelihood;
+        for (int unit = 0; unit < N_CHOICE_UNITS; unit++)
+            r->right[unit][side][item] = q->n_choices == 1 ? scores[0].is_greedy
+                                                           : choice_best(q, r->log_likelihood, (enum choice_unit)unit) == q->gold;
+        r->gold_nll[side][item] = -r->log_likelihood[q->gold];
     }
     return r->e->items.stream ? eval_put_item(r->e, item_json(r, item, q, group), err) : OK;
 }
@@ -134,6 +124,8 @@ static int open_shots(struct choice_run *r, struct err *err) {
     bool own = !o->shots_from || strcmp(o->shots_from, r->task->path) == 0;
     if (o->n_shots == 0)
         return OK;
+    if (strcmp(row_kind_name(r->task->row_kind), "lm-eval samples") == 0)
+        return err_set(err, ERR_USAGE, r->task->path, "--shots: samples of lm-eval hold their examples already");
     int rc = row_file_read(own ? r->task->path : o->shots_from, 0, &r->pool, err);
     r->shots = (struct shots){.file = &r->pool, .kind = r->task->row_kind, .n = (size_t)o->n_shots, .exclude = own,
                               .first = strcmp(sampler, "first") == 0};
@@ -144,8 +136,8 @@ static int open_shots(struct choice_run *r, struct err *err) {
 static int open_run(struct choice_run *r, struct err *err) {
     int rc = row_file_read(r->task->path, r->e->options->limit, &r->file, err);
     for (int side = 0; rc == OK && side < N_SIDES; side++) {
-        for (int metric = 0; metric < N_METRICS; metric++)
-            if (!(r->right[metric][side] = mem_alloc(r->file.n, 1, "results", err)))
+        for (int unit = 0; unit < N_CHOICE_UNITS; unit++)
+            if (!(r->right[unit][side] = mem_alloc(r->file.n, 1, "results", err)))
                 return ERR_MEMORY;
         if (!(r->gold_nll[side] = mem_alloc(r->file.n, sizeof(double), "results", err)))
             return ERR_MEMORY;
@@ -155,12 +147,13 @@ static int open_run(struct choice_run *r, struct err *err) {
 
 static void close_run(struct choice_run *r) {
     for (int side = 0; side < N_SIDES; side++) {
-        for (int metric = 0; metric < N_METRICS; metric++)
-            free(r->right[metric][side]);
+        for (int unit = 0; unit < N_CHOICE_UNITS; unit++)
+            free(r->right[unit][side]);
         free(r->gold_nll[side]);
     }
     for (size_t i = 0; i < EVAL_BLOCK; i++)
         choice_question_free(&r->questions[i]);
+    free(r->log_likelihood);
     eval_batch_free(&r->batch);
     row_file_free(&r->pool);
     row_file_free(&r->file);
@@ -177,8 +170,8 @@ static double mean(const double *x, size_t n) {
 static int fill_row(struct choice_run *r, struct err *err) {
     bool beside = r->e->scorings[SIDE_FULL];
     size_t n = r->file.n;
-    for (int metric = 0; metric < N_METRICS; metric++)
-        eval_put_share(r->row, metric_names[metric], r->right[metric][SIDE_POLICY], beside ? r->right[metric][SIDE_FULL] : NULL,
+    for (int unit = 0; unit < N_CHOICE_UNITS; unit++)
+        eval_put_share(r->row, metric_names[unit], r->right[unit][SIDE_POLICY], beside ? r->right[unit][SIDE_FULL] : NULL,
                        n);
     eval_put_metric(r->row, "gold_nll", mean(r->gold_nll[SIDE_POLICY], n), (double)NAN,
                     beside ? mean(r->gold_nll[SIDE_FULL], n) : (double)NAN);

@@ -39,27 +39,6 @@ static uint64_t count_words(const char *text, size_t n) {
     return words;
 }
 
-/* One group a window: there is nothing to share. */
-static int add_windows(struct rolling_run *r, const struct document *d, struct err *err) {
-    struct evaluation *e = r->e;
-    struct token_list *tokens = &r->batch.tokens;
-    size_t n_special;
-    int rc = mem_grow(&tokens->data, &tokens->cap, 1, sizeof *tokens->data, "tokens", err);
-    if (rc != OK)
-        return rc;
-    tokens->data[0] = e->encoder.prefix_id;
-    tokens->len = 1;
-    rc = encode_text(&e->encoder, d->text, d->n, tokens, &n_special, err);
-    for (size_t i = 0; rc == OK; i++) {
-        struct token_span span = rolling_window(tokens->len, e->encoder.max_length, (size_t)e->options->stride, i);
-        if (span.n_tok == 0)
-            break;
-        if ((rc = eval_batch_group(&r->batch, err)) == OK)
-            rc = eval_batch_span(&r->batch, &span, err);
-    }
-    return rc;
-}
-
 static json_t *item_json(const struct rolling_run *r, const struct document *d, uint64_t words, size_t n_tok) {
     json_t *object = json_pack("{s:s, s:I, s:I, s:I, s:I, s:f}", "task", r->task->name, "item", (json_int_t)d->index,
                                "n_tok", (json_int_t)n_tok, "n_words", (json_int_t)words, "n_bytes", (json_int_t)d->n,
@@ -73,7 +52,7 @@ static int run_document(struct rolling_run *r, const struct document *d, struct 
     uint64_t words = count_words(d->text, d->n);
     size_t n_tok = 0;
     eval_batch_clear(&r->batch);
-    int rc = add_windows(r, d, err);
+    int rc = eval_batch_windows(r->e, &r->batch, d->text, d->n, err);
     if (rc == OK && r->batch.n_requests)
         rc = eval_score(r->e, &r->batch, r->row, err);
     for (int side = 0; rc == OK && side < N_SIDES; side++)

@@ -7,6 +7,43 @@
 #include "base/mem.h"
 #include "cli/eval.h"
 
+static int open_side(struct evaluation *e, enum eval_side side, const struct policy *policy, struct err *err) {
+    const struct run_options_cli *run = &e->options->run;
+    struct scoring_options options = {.policy = policy, .batch = (size_t)run->batch, .chunk = (size_t)run->chunk,
+                                      .dense_prefill = run->dense_prefill};
+    return scoring_create(e->loaded.model, &options, &e->scorings[side], err);
+}
+
+int evaluation_open(struct evaluation *e, struct err *err) {
+    const struct eval_options *o = e->options;
+    int limit, rc = loaded_open(&o->run, true, &e->loaded, err);
+    if (rc != OK)
+        return rc;
+    limit = e->loaded.model->config->max_positions;
+    if (o->max_length > limit)
+        return err_set(err, ERR_USAGE, "", "--max-length %d: this model takes %d", o->max_length, limit);
+    limit = o->max_length ? o->max_length : limit;
+    if (o->stride > limit)
+        return err_set(err, ERR_USAGE, "", "--stride %d would leave out tokens: a window holds %d", o->stride, limit);
+    rc = text_encoder_open(o->run.model, e->loaded.tokenizer, e->loaded.model->config, o->bos, (size_t)limit, &e->encoder, err);
+    if (rc == OK)
+        rc = open_side(e, SIDE_POLICY, e->loaded.policy, err);
+    if (rc == OK && !o->alone && strcmp(e->loaded.policy->name, "full") != 0 &&
+        (rc = loaded_policy(&e->loaded, &o->run, "full", &e->full, err)) == OK)
+        rc = open_side(e, SIDE_FULL, e->full, err);
+    return rc;
+}
+
+void evaluation_close(struct evaluation *e) {
+    for (int side = 0; side < N_SIDES; side++)
+        scoring_free(e->scorings[side]);
+    file_out_discard(&e->items);
+    text_encoder_free(&e->encoder);
+    policy_free(e->full);
+    loaded_close(&e->loaded);
+    free(e->rows);
+}
+
 int eval_batch_group(struct eval_batch *b, struct err *err) {
     int rc = mem_grow(&b->splits, &b->splits_cap, b->n_groups + 2, sizeof *b->splits, "requests", err);
     if (rc == OK) {
@@ -54,6 +91,25 @@ void eval_batch_free(struct eval_batch *b) {
     *b = (struct eval_batch){0};
 }
 
+int eval_batch_windows(struct evaluation *e, struct eval_batch *b, const char *text, size_t n, struct err *err) {
+    struct token_list *tokens = &b->tokens;
+    size_t n_special, first = tokens->len;
+    int rc = mem_grow(&tokens->data, &tokens->cap, first + 1, sizeof *tokens->data, "tokens", err);
+    if (rc != OK)
+        return rc;
+    tokens->data[tokens->len++] = e->encoder.prefix_id;
+    rc = encode_text(&e->encoder, text, n, tokens, &n_special, err);
+    for (size_t i = 0; rc == OK; i++) {
+        struct token_span span = rolling_window(tokens->len - first, e->encoder.max_length, (size_t)e->options->stride, i);
+        if (span.n_tok == 0)
+            break;
+        span.first += first;
+        if ((rc = eval_batch_group(b, err)) == OK)
+            rc = eval_batch_span(b, &span, err);
+    }
+    return rc;
+}
+
 static int score_side(struct evaluation *e, struct eval_batch *b, const struct score_group *groups, enum eval_side side,
                       struct err *err) {
     int rc = mem_grow(&b->scores[side], &b->scores_cap[side], b->n_requests, sizeof(struct score), "scores", err);
@@ -89,7 +145,7 @@ int eval_score(struct evaluation *e, struct eval_batch *b, struct eval_row *row,
     if (rc == OK)
         count(b, row);
     if (rc == OK && *e->stop)
-        rc = err_set(err, ERR_INCOMPLETE, "", "stopped in %s: nothing is written", row->task->path);
+        rc = err_set(err, ERR_INCOMPLETE, "", "stopped before the end: there is no result");
     free(requests);
     free(groups);
     return rc;

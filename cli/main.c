@@ -21,6 +21,7 @@ static const struct command commands[] = {
     {"verify", cmd_verify, "measure layouts beside full attention, the window and SP-KV"},
     {"eval", cmd_eval, "score tasks under a policy: multiple choice, perplexity"},
     {"generate", cmd_generate, "continue a prompt"},
+    {"serve", cmd_serve, "answer log-likelihood and generation requests over a pipe"},
     {"info", cmd_info, "what a checkpoint is and what it needs"},
     {"train", cmd_train, "make SP-KV models: pretrain, adapt, resume"},
     {"bench", cmd_bench, "prefill and decode speed over context, batch and policy"},

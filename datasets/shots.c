@@ -19,8 +19,11 @@ static int put_example(const struct shots *s, size_t i, struct str *out, struct 
     char where[4096];
     row_file_where(s->file, i, where, sizeof where);
     int rc = row_question(s->kind, s->file->rows[i], where, &q, err);
-    if (rc == OK)
-        str_printf(out, "%s %s\n\n", choice_context(&q, q.gold), choice_continuation(&q, q.gold));
+    if (rc == OK) {
+        str_puts(out, choice_context(&q, q.gold));
+        choice_put_continuation(&q, q.gold, out);
+        str_puts(out, "\n\n");
+    }
     choice_question_free(&q);
     return rc == OK && out->failed ? err_memory(err, "examples", out->len) : rc;
 }

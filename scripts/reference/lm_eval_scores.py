@@ -2,6 +2,7 @@
 """What lm_eval (0.4.13) makes of local files, through its own task definitions and HFLM in f32.
 
     lm_eval_scores.py run MODEL OUT.json [--limit N] [--shots N] [--max-length N] KIND=FILE...
+    lm_eval_scores.py fixtures                         # writes tests/data/eval/expected.json
     lm_eval_scores.py compare OUT.json ITEMS.jsonl     # what spkv eval -o wrote for the same files, in the same order
 
 KIND is arc, commonsenseqa, openbookqa, hellaswag, winogrande, boolq, piqa, mmlu, choice (multiple choice, from the file's
@@ -11,8 +12,12 @@ import argparse
 import json
 import math
 import pathlib
+import shutil
 import sys
 import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROLLING_LENGTH = 50  # tokens of a window of the stored case
 
 PACKAGE = {"arc": "arc/arc_easy", "commonsenseqa": "commonsense_qa/default", "openbookqa": "openbookqa/openbookqa",
            "hellaswag": "hellaswag/hellaswag", "winogrande": "winogrande/default", "boolq": "super_glue/boolq/default",
@@ -61,31 +66,61 @@ def prepared(kind, path, folder):
     return out
 
 
-def run(args):
-    import lm_eval
+def open_model(path, max_length, threads):
     import torch
     from lm_eval.models.huggingface import HFLM
-    torch.set_num_threads(args.threads)
-    model = HFLM(pretrained=args.model, dtype="float32", device="cpu", batch_size=8, max_length=args.max_length)
+    torch.set_num_threads(threads)
+    return HFLM(pretrained=str(path), dtype="float32", device="cpu", batch_size=8, max_length=max_length)
+
+
+def evaluate(model, tasks, limit=None):
+    """Metrics and items of (kind, path, shots), under the names of their tasks."""
+    import lm_eval
     result = {}
     with tempfile.TemporaryDirectory() as folder:
-        tasks = []
-        for item in args.tasks:
-            kind, path = item.split("=", 1)
-            tasks.append(task_config(kind, prepared(kind, path, folder), 0 if kind == "rolling" else args.shots))
-        for config in tasks:
-            out = lm_eval.simple_evaluate(model=model, tasks=[config], limit=args.limit, log_samples=True, bootstrap_iters=0)
+        for kind, path, shots in tasks:
+            config = task_config(kind, prepared(kind, path, folder), shots)
+            out = lm_eval.simple_evaluate(model=model, tasks=[config], limit=limit, log_samples=True, bootstrap_iters=0)
             name = config["task"]
-            metrics = {k.split(",")[0]: v for k, v in out["results"][name].items() if "," in k}
             items = []
             for sample in out["samples"][name]:
                 item = {m: sample[m] for m in ("acc", "acc_norm", "acc_bytes") if m in sample}
                 item["log_likelihood"] = [float(r[0][0]) if isinstance(r[0], (list, tuple)) else float(r[0])
                                           for r in sample["resps"]]
                 items.append(item)
-            result[name] = {"metrics": metrics, "items": items}
+            metrics = {k.split(",")[0]: v for k, v in out["results"][name].items() if "," in k}
+            result[f"{name}_{shots}"] = {"kind": kind, "file": pathlib.Path(path).name, "shots": shots, "metrics": metrics,
+                                         "items": items}
+    return result
+
+
+def run(args):
+    model = open_model(args.model, args.max_length, args.threads)
+    tasks = [item.split("=", 1) for item in args.tasks]
+    result = evaluate(model, [(kind, path, 0 if kind == "rolling" else args.shots) for kind, path in tasks], args.limit)
     json.dump(result, open(args.output, "w"), indent=1)
     print(json.dumps({name: r["metrics"] for name, r in result.items()}, indent=1))
+
+
+def fixtures(args):
+    """tests/data/eval/expected.json: the demo model on the small tasks beside it. Its directory has no tokenizer_config.json,
+    which HFLM wants: a copy gets one."""
+    data = ROOT / "tests/data/eval"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / "model"
+        shutil.copytree(ROOT / "datasets/demo/model", copy)
+        (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast",
+                                                                "bos_token": "<|bos|>", "eos_token": "<|eos|>"}))
+        short = open_model(copy, ROLLING_LENGTH, 1)
+        result = evaluate(short, [("rolling", data / "rolling.jsonl", 0)])
+        model = open_model(copy, None, 1)
+        kinds = [*PACKAGE, "choice"]
+        result.update(evaluate(model, [(kind, data / f"{kind}.jsonl", 0) for kind in kinds]))
+        result.update(evaluate(model, [("arc", data / "arc.jsonl", 3), ("arc", data / "arc.jsonl", 5),
+                                       ("mmlu", data / "mmlu.jsonl", 2), ("winogrande", data / "winogrande.jsonl", 1)]))
+    for task in result.values():
+        task["max_length"] = ROLLING_LENGTH if task["kind"] == "rolling" else 0
+    (data / "expected.json").write_text(json.dumps(list(result.values()), indent=1) + "\n")
 
 
 def compare(args):
@@ -121,12 +156,15 @@ def main():
     one.add_argument("--shots", type=int, default=0)
     one.add_argument("--max-length", type=int)
     one.add_argument("--threads", type=int, default=1)
+    commands.add_parser("fixtures")
     two = commands.add_parser("compare")
     two.add_argument("output")
     two.add_argument("items")
     args = parser.parse_args()
     if args.command == "run":
         run(args)
+    elif args.command == "fixtures":
+        fixtures(args)
     elif not compare(args):
         sys.exit(1)
 
