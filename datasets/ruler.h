@@ -31,7 +31,7 @@
 #include "datasets/haystack.h"
 #include "engine/tokenizer.h"
 
-enum { RULER_N_TASKS = 13 };
+enum { RULER_N_TASKS = 13, RULER_N_GROUPS = 4 };
 
 enum ruler_group { RULER_RETRIEVAL, RULER_TRACING, RULER_AGGREGATION, RULER_QUESTIONS };
 
