@@ -8,7 +8,8 @@
 #include "datasets/palindrome.h"
 #include "datasets/recall.h"
 
-enum { KEY_SEED = 0x100, KEY_KIND, KEY_ITEMS, KEY_FILLERS, KEY_QUERIES, KEY_WORDS, KEY_INSTRUCTION, KEY_TEXT, KEY_FORCE };
+enum { KEY_SEED = 0x100, KEY_KIND, KEY_ITEMS, KEY_FILLERS, KEY_DEPTH, KEY_QUERIES, KEY_WORDS, KEY_INSTRUCTION, KEY_TEXT,
+       KEY_FORCE };
 
 enum { NOT_GIVEN = -1 };
 
@@ -38,7 +39,8 @@ static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "recall", 1},
     {"kind", KEY_KIND, "mixed|facts|names|copy|pairs|series|notes", 0,
      "what has to be remembered (mixed: facts, names, copy in turn)", 1},
-    {"fillers", KEY_FILLERS, "N", 0, "sentences between the items and the question (8)", 1},
+    {"fillers", KEY_FILLERS, "N", 0, "sentences around the items (8)", 1},
+    {"depth", KEY_DEPTH, "N", 0, "percent of them before the items; the others stand between items and question (0)", 1},
     {"queries", KEY_QUERIES, "N", 0,
      "facts, names, pairs, notes: items asked for in a row, at most all of them; the completion begins with the first "
      "answer (1)", 1},
@@ -79,6 +81,10 @@ static void finish(struct tasks_options *o, const struct argp_state *state) {
     o->palindrome.plain_text = o->recall.plain_text;
     if (o->task == RULER && (o->n_items != NOT_GIVEN || o->recall.plain_text))
         argp_error(state, "--%s is no option of ruler", o->recall.plain_text ? "text" : "items");
+    if (o->task == PALINDROME && (o->ruler.length || o->ruler.model || o->ruler.tokenizer))
+        argp_error(state, "palindrome has no --length: say how many --items");
+    if (o->task == RECALL && !o->ruler.length && (o->ruler.model || o->ruler.tokenizer))
+        argp_error(state, "--model and --tokenizer count the tokens of --length N");
     if (o->n_items == NOT_GIVEN)
         return;
     if (o->task == RECALL && (o->n_items < RECALL_MIN_ITEMS || o->n_items > RECALL_MAX_ITEMS))
@@ -117,6 +123,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         r->n_fillers = (int)cli_parse_int(state, "fillers", arg, 0, RECALL_MAX_FILLERS);
         o->of[RECALL] = "fillers";
         break;
+    case KEY_DEPTH:
+        r->depth = (int)cli_parse_int(state, "depth", arg, 0, 100);
+        o->of[RECALL] = "depth";
+        break;
     case KEY_QUERIES:
         r->n_queries = (int)cli_parse_int(state, "queries", arg, 1, RECALL_MAX_ITEMS);
         o->of[RECALL] = "queries";
@@ -144,10 +154,22 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
+static int write_recall(FILE *stream, const struct tasks_options *o, struct err *err) {
+    struct recall_options recall = o->recall;
+    struct tokenizer *tokenizer = NULL;
+    int rc = o->ruler.length ? tasks_open_tokenizer(&o->ruler, &tokenizer, err) : OK;
+    recall.length = o->ruler.length;
+    recall.tokenizer = tokenizer;
+    if (rc == OK)
+        rc = recall_write(stream, &recall, err);
+    tokenizer_free(tokenizer);
+    return rc;
+}
+
 static int write_rows(FILE *stream, const struct tasks_options *o, struct err *err) {
     if (o->task == RULER)
         return tasks_ruler_write(stream, &o->ruler, (uint64_t)o->n_rows, o->recall.seed, err);
-    return o->task == PALINDROME ? palindrome_write(stream, &o->palindrome, err) : recall_write(stream, &o->recall, err);
+    return o->task == PALINDROME ? palindrome_write(stream, &o->palindrome, err) : write_recall(stream, o, err);
 }
 
 static int write_file(const struct tasks_options *o, struct err *err) {

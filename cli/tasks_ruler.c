@@ -10,14 +10,15 @@
 enum { KEY_TASK = 0x300, KEY_LENGTH, KEY_MODEL, KEY_TOKENIZER, KEY_HAYSTACK, KEY_SQUAD, KEY_HOTPOT };
 
 static const struct argp_option argp_options[] = {
-    {NULL, 0, NULL, 0, "ruler", 3},
-    {"task", KEY_TASK, "NAME[,NAME...]", 0, "which of the 13 (all; qa_1 and qa_2 where their file is given)", 3},
-    {"length", KEY_LENGTH, "N", 0, "tokens of a row at most, the answer included", 3},
+    {NULL, 0, NULL, 0, "recall, ruler", 3},
+    {"length", KEY_LENGTH, "N", 0, "as much filler as fits into N tokens, the answer included", 3},
     {"model", KEY_MODEL, "DIR", 0, "count tokens as this model does, and keep to its limit", 3},
     {"tokenizer", KEY_TOKENIZER, "FILE", 0, "a tokenizer.json alone, in place of --model", 3},
-    {"haystack", KEY_HAYSTACK, "CORPUS", 0, "hide needles in this text; several times for more (generated prose)", 3},
-    {"squad", KEY_SQUAD, "FILE", 0, "dev-v2.0.json of SQuAD, for qa_1", 3},
-    {"hotpot", KEY_HOTPOT, "FILE", 0, "hotpot_dev_distractor_v1.json, for qa_2", 3},
+    {NULL, 0, NULL, 0, "ruler", 4},
+    {"task", KEY_TASK, "NAME[,NAME...]", 0, "which of the 13 (all; qa_1 and qa_2 where their file is given)", 4},
+    {"haystack", KEY_HAYSTACK, "CORPUS", 0, "hide needles in this text; several times for more (generated prose)", 4},
+    {"squad", KEY_SQUAD, "FILE", 0, "dev-v2.0.json of SQuAD, for qa_1", 4},
+    {"hotpot", KEY_HOTPOT, "FILE", 0, "hotpot_dev_distractor_v1.json, for qa_2", 4},
     {0},
 };
 
@@ -41,12 +42,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         choose_tasks(o, state, arg);
         o->given = "task";
         break;
-    case KEY_LENGTH:
-        o->length = (int)cli_parse_int(state, "length", arg, 1, 1 << 24);
-        o->given = "length";
-        break;
-    case KEY_MODEL: o->model = arg, o->given = "model"; break;
-    case KEY_TOKENIZER: o->tokenizer = arg, o->given = "tokenizer"; break;
+    case KEY_LENGTH: o->length = (int)cli_parse_int(state, "length", arg, 1, 1 << 24); break;
+    case KEY_MODEL: o->model = arg; break;
+    case KEY_TOKENIZER: o->tokenizer = arg; break;
     case KEY_HAYSTACK:
         if (o->n_haystacks == TASKS_RULER_MAX_HAYSTACKS)
             argp_error(state, "--haystack: at most %d (give a directory)", TASKS_RULER_MAX_HAYSTACKS);
@@ -88,22 +86,22 @@ static int check_limit(const struct tasks_ruler *o, struct err *err) {
     return rc;
 }
 
-static int open_tokenizer(const struct tasks_ruler *o, struct opened *out, struct err *err) {
+int tasks_open_tokenizer(const struct tasks_ruler *o, struct tokenizer **out, struct err *err) {
     if (!o->model == !o->tokenizer)
         return err_set(err, ERR_USAGE, "", "whose tokens does --length count? Give --model DIR or --tokenizer FILE");
     if (o->tokenizer)
-        return tokenizer_open(o->tokenizer, &out->tokenizer, err);
+        return tokenizer_open(o->tokenizer, out, err);
     int rc = check_limit(o, err);
     char *path = rc == OK ? file_join(o->model, "tokenizer.json", err) : NULL;
     if (rc == OK)
-        rc = path ? tokenizer_open(path, &out->tokenizer, err) : ERR_MEMORY;
+        rc = path ? tokenizer_open(path, out, err) : ERR_MEMORY;
     free(path);
     return rc;
 }
 
 static int open_all(const struct tasks_ruler *o, struct opened *out, struct err *err) {
     *out = (struct opened){0};
-    int rc = o->length ? open_tokenizer(o, out, err) : err_set(err, ERR_USAGE, "", "how long is a row? Give --length N");
+    int rc = o->length ? tasks_open_tokenizer(o, &out->tokenizer, err) : err_set(err, ERR_USAGE, "", "how long is a row? Give --length N");
     if (rc == OK && o->n_haystacks)
         rc = haystack_open(o->haystack, o->n_haystacks, &out->haystack, err);
     if (rc == OK && o->squad)

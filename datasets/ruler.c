@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "datasets/fit.h"
 #include "datasets/ruler_internal.h"
 
 const char ruler_noise[] = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
@@ -62,7 +63,8 @@ bool ruler_task_any_counts(const struct ruler_task *task) {
 }
 
 size_t ruler_most_any(const struct ruler_plan *plan) {
-    return (size_t)plan->options->length; /* no unit is shorter than a token */
+    size_t least = plan->task->family->least(plan), length = (size_t)plan->options->length;
+    return length > least ? length : least; /* no unit is shorter than a token */
 }
 
 /* --- what the builders share --- */
@@ -96,13 +98,12 @@ void ruler_shuffle(struct draws *d, size_t *items, size_t n) {
 
 /* --- one row --- */
 
-/* The row in work: its text for the units tried last, and its tokens. */
+/* The row in work, as it was built last. */
 struct row {
     struct ruler_plan plan;
     struct ruler_sample sample;
     struct str text;
     struct token_list ids;
-    size_t n_units;
 };
 
 static void row_free(struct row *row) {
@@ -142,57 +143,27 @@ static int row_length(struct row *row, bool with_template, size_t *out, struct e
 }
 
 /* Builds the row with n_units and says how many tokens it takes. */
-static int row_build(struct row *row, size_t n_units, size_t *length, struct err *err) {
+static int row_build(void *self, size_t n_units, size_t *length, struct err *err) {
+    struct row *row = self;
     struct ruler_sample *s = &row->sample;
     str_clear(&s->input);
     str_clear(&s->prefix);
     json_decref(s->outputs);
     s->failed = !(s->outputs = json_array());
     row->plan.task->family->build(&row->plan, n_units, s);
-    row->n_units = n_units;
     return row_length(row, true, length, err);
 }
 
-/* The next number of units to try between lo, which fits, and hi, which does not: where the straight line between them (from
- * lo with the slope seen so far when hi is not known) reaches the target. Every third try halves, so that it ends soon. */
-static size_t next_try(size_t lo, size_t lo_length, size_t hi, size_t hi_length, bool hi_fails, size_t target, int step,
-                       double slope) {
-    double ahead = hi_fails ? (double)(target - lo_length) * (double)(hi - lo) / (double)(hi_length - lo_length)
-                            : (double)(target - lo_length) / slope;
-    if (hi_fails && step % 3 == 2)
-        ahead = (double)(hi - lo) / 2;
-    size_t n = lo + (ahead < 1 ? 1 : (size_t)ahead), last = hi_fails ? hi - 1 : hi;
-    return n > last ? last : n;
-}
-
-/* The largest haystack that fits; *fits = false, and *least the tokens of the smallest one, where even that does not. */
-static int row_fit(struct row *row, bool *fits, size_t *least, struct err *err) {
-    const struct ruler_task *task = row->plan.task;
-    size_t target = (size_t)row->plan.options->length;
-    size_t lo = task->family->least(&row->plan), hi = task->family->most(&row->plan);
-    size_t lo_length, hi_length = 0, length;
-    bool hi_fails = false;
-    double slope = 0;
-    int rc = row_build(row, lo, &lo_length, err);
-    *least = lo_length;
-    *fits = lo_length <= target;
-    if (rc != OK || !*fits)
-        return rc;
-    for (int step = 0; rc == OK && (hi_fails ? hi - lo > 1 : hi > lo); step++) {
-        size_t n = step == 0 && lo + 8 < hi ? lo + 8 : next_try(lo, lo_length, hi, hi_length, hi_fails, target, step, slope);
-        if ((rc = row_build(row, n, &length, err)) != OK)
-            break;
-        slope = length > lo_length ? (double)(length - lo_length) / (double)(n - lo) : 1;
-        if (length <= target) {
-            lo = n;
-            lo_length = length;
-        } else {
-            hi = n;
-            hi_length = length;
-            hi_fails = true;
-        }
-    }
-    return rc == OK && row->n_units != lo ? row_build(row, lo, &length, err) : rc;
+/* Builds the row with the largest haystack that fits; *fits = false, and *length that of the smallest, where none does. */
+static int row_fit(struct row *row, bool *fits, size_t *length, struct err *err) {
+    const struct ruler_family *family = row->plan.task->family;
+    struct fit fit = {.least = family->least(&row->plan),
+                      .most = family->most(&row->plan),
+                      .target = (size_t)row->plan.options->length,
+                      .length = row_build,
+                      .self = row};
+    size_t n_units;
+    return fit_largest(&fit, &n_units, fits, length, err);
 }
 
 /* Tokens in front of the first answer; 0 when the text does not hold it. */
