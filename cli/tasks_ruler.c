@@ -101,7 +101,8 @@ int tasks_open_tokenizer(const struct tasks_ruler *o, struct tokenizer **out, st
 
 static int open_all(const struct tasks_ruler *o, struct opened *out, struct err *err) {
     *out = (struct opened){0};
-    int rc = o->length ? tasks_open_tokenizer(o, &out->tokenizer, err) : err_set(err, ERR_USAGE, "", "how long is a row? Give --length N");
+    int rc = o->length ? tasks_open_tokenizer(o, &out->tokenizer, err)
+                       : err_set(err, ERR_USAGE, "", "how long is a row? Give --length N");
     if (rc == OK && o->n_haystacks)
         rc = haystack_open(o->haystack, o->n_haystacks, &out->haystack, err);
     if (rc == OK && o->squad)
