@@ -8,17 +8,19 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/eval.h"
+#include "cli/eval_means.h"
 #include "datasets/row_file.h"
 
 /* First match wins. */
 static const struct eval_kind kinds[] = {
     {"choice", "questions with choices, by log-likelihood", eval_choice_takes, eval_choice_run},
+    {"generate", "texts that are asked for", eval_generate_takes, eval_generate_run},
     {"rolling", "perplexity of texts", eval_rolling_takes, eval_rolling_run},
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 enum { KEY_MAX_LENGTH = 0x700, KEY_STRIDE, KEY_LIMIT, KEY_SHOTS, KEY_SHOTS_FROM, KEY_SHOT_SAMPLER, KEY_SHOT_SEED, KEY_BOS,
-       KEY_RESAMPLES, KEY_TRUNCATE, KEY_ALONE, KEY_RESUME, KEY_FORCE };
+       KEY_RESAMPLES, KEY_TRUNCATE, KEY_ALONE, KEY_RESUME, KEY_FORCE, KEY_CHAT };
 
 static const struct argp_option argp_options[] = {
     {"output", 'o', "FILE", 0, "one line of JSON an item", 1},
@@ -30,6 +32,8 @@ static const struct argp_option argp_options[] = {
     {"max-length", KEY_MAX_LENGTH, "N", 0, "most tokens of a context, of a window (the model's limit)", 2},
     {"truncate", KEY_TRUNCATE, NULL, 0, "what is too long loses tokens from the left, as in lm-eval (refuse it)", 2},
     {"bos", KEY_BOS, "auto|yes|no", 0, "a start token before every text (auto: as the tokenizer's template says)", 2},
+    {"chat", KEY_CHAT, "auto|off|FILE", 0,
+     "generate: the chat template around a prompt (auto: the model's own; FILE: a text with {prompt} in it)", 3},
     {"stride", KEY_STRIDE, "N", 0, "rolling: windows that begin N tokens after each other (lm-eval's, end to end)", 3},
     {"shots", KEY_SHOTS, "N", 0, "choice: examples before every question (0)", 4},
     {"shots-from", KEY_SHOTS_FROM, "FILE", 0, "choice: where they come from (the task's own file, less the question)", 4},
@@ -54,6 +58,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         cli_parse_choice(state, "bos", arg, "auto|yes|no");
         o->bos = arg[0] == 'a' ? BOS_AUTO : arg[0] == 'y' ? BOS_YES : BOS_NO;
         break;
+    case KEY_CHAT: o->chat = arg; break;
     case KEY_STRIDE: o->stride = (int)cli_parse_int(state, "stride", arg, 1, 1 << 24); break;
     case KEY_SHOTS: o->n_shots = (int)cli_parse_int(state, "shots", arg, 0, 1000); break;
     case KEY_SHOTS_FROM: o->shots_from = arg; break;
@@ -142,15 +147,14 @@ static int find_task(const char *argument, struct eval_task *task, struct err *e
 /* --- the command --- */
 
 static int run_task(struct evaluation *e, const struct eval_task *task, struct err *err) {
-    struct eval_row *row = &e->rows[e->n_rows];
+    size_t first = e->n_rows;
+    struct eval_row *row = eval_next_row(e, task);
     uint64_t start = clock_us();
-    *row = (struct eval_row){.task = task, .nll_change = {NAN, NAN, NAN}};
     progress_begin(&e->progress, task->name, "items", 0, e->options->run.quiet);
     e->n_done = 0;
     int rc = task->kind->run(e, task, row, err);
     progress_end(&e->progress);
-    row->seconds = (double)(clock_us() - start) * 1e-6;
-    e->n_rows += rc == OK;
+    e->rows[first].seconds = (double)(clock_us() - start) * 1e-6;
     return rc;
 }
 
@@ -212,10 +216,12 @@ static int evaluate(struct evaluation *e, const char *command, struct err *err) 
         rc = evaluation_open(e, err);
     if (rc == OK && o->output)
         rc = open_output(e, tasks, err);
-    if (rc == OK && !(e->rows = mem_alloc(o->n_tasks, sizeof *e->rows, "results", err)))
+    if (rc == OK && !(e->rows = mem_alloc(o->n_tasks * EVAL_ROWS_PER_TASK, sizeof *e->rows, "results", err)))
         rc = ERR_MEMORY;
     for (size_t i = 0; rc == OK && i < o->n_tasks; i++)
         rc = run_task(e, &tasks[i], err);
+    if (rc == OK)
+        rc = eval_ruler_finish(e, err);
     if (rc == OK && o->output)
         rc = file_out_commit(&e->items, err);
     if (rc == OK)
@@ -246,6 +252,7 @@ int cmd_eval(int argc, char **argv) {
     } else {
         o->run = run_options_default();
         o->shot_seed = 1234;
+        o->chat = "auto";
         o->n_resamples = 2000;
         argp_parse(&argp, argc, argv, 0, NULL, o);
         evaluate(&(struct evaluation){.options = o, .stop = cli_stop_flag()}, command, &err);

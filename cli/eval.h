@@ -16,11 +16,14 @@
 #include "cli/eval_journal.h"
 #include "cli/run_options.h"
 #include "datasets/rows.h"
+#include "datasets/ruler.h"
+#include "engine/chat.h"
 #include "engine/continuation.h"
 #include "engine/likelihood.h"
 
 enum {
     EVAL_MAX_TASKS = 1024,
+    EVAL_ROWS_PER_TASK = RULER_N_TASKS + 2, /* a file may hold all tasks of RULER; and rows of means */
     EVAL_MAX_METRICS = 6,
     EVAL_BLOCK = 32,      /* items that are scored, written and forgotten together */
     EVAL_INFORMATIVE = 10 /* percent of the scored tokens that must have had a pair outside the window */
@@ -39,6 +42,7 @@ struct eval_options {
     const char *shot_sampler;          /* random, first; NULL = the task's */
     uint64_t shot_seed;
     enum bos bos;
+    const char *chat;                  /* auto, off or a FILE: engine/chat.h */
     uint32_t n_resamples;
     bool truncate;                     /* a context that is too long loses tokens from the left */
     bool alone;                        /* no full attention beside the policy */
@@ -58,11 +62,14 @@ struct eval_task {
 struct eval_metric {
     const char *name; /* static */
     double value, stderror, full;
+    double low, high; /* the 95 % interval of the value, in place of a standard error; NaN = none */
 };
 
 /* One task in the table. A kind fills what it knows; figures that are missing are NaN. */
 struct eval_row {
     const struct eval_task *task;
+    char name[192];                   /* the task's, or that of a part of it */
+    char note[64];                    /* "floor" and the like */
     size_t n_items;
     int n_shots;
     struct eval_metric metrics[EVAL_MAX_METRICS];
@@ -87,8 +94,11 @@ struct evaluation {
     struct file_out items;              /* stream NULL: not asked for */
     struct eval_journal *journal;       /* beside it, OUTPUT.part; NULL without */
     const volatile sig_atomic_t *stop;
-    struct eval_row *rows;              /* (n_rows) finished tasks */
+    struct eval_row *rows;              /* (n_rows) finished tasks, with room for all */
     size_t n_rows;
+    struct chat chat;                   /* name "" until a task needs it */
+    struct ruler_result *ruler;         /* (n_ruler) tasks of RULER: eval_means.h */
+    size_t n_ruler, ruler_cap;
 };
 
 struct eval_kind {
@@ -100,10 +110,15 @@ struct eval_kind {
 
 bool eval_choice_takes(const struct row_kind *row_kind, const json_t *first_row);
 int eval_choice_run(struct evaluation *e, const struct eval_task *task, struct eval_row *row, struct err *err);
+bool eval_generate_takes(const struct row_kind *row_kind, const json_t *first_row);
+int eval_generate_run(struct evaluation *e, const struct eval_task *task, struct eval_row *row, struct err *err);
 bool eval_rolling_takes(const struct row_kind *row_kind, const json_t *first_row);
 int eval_rolling_run(struct evaluation *e, const struct eval_task *task, struct eval_row *row, struct err *err);
 
 /* --- what the kinds share: eval_score.c */
+
+/* A further row for a task; the first is there when its kind runs. Stays where it is. NULL when there is no more room. */
+struct eval_row *eval_next_row(struct evaluation *e, const struct eval_task *task);
 
 /* Opens model, encoder and both sides; options and stop are set. Close in any case. */
 int evaluation_open(struct evaluation *e, struct err *err);

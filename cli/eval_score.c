@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "cli/eval.h"
+#include "cli/eval_means.h"
 
 static int open_side(struct evaluation *e, enum eval_side side, const struct policy *policy, struct err *err) {
     const struct run_options_cli *run = &e->options->run;
@@ -43,6 +44,17 @@ void evaluation_close(struct evaluation *e) {
     policy_free(e->full);
     loaded_close(&e->loaded);
     free(e->rows);
+    chat_free(&e->chat);
+    eval_ruler_free(e);
+}
+
+struct eval_row *eval_next_row(struct evaluation *e, const struct eval_task *task) {
+    if (e->n_rows == e->options->n_tasks * EVAL_ROWS_PER_TASK)
+        return NULL;
+    struct eval_row *row = &e->rows[e->n_rows++];
+    *row = (struct eval_row){.task = task, .nll_change = {NAN, NAN, NAN}};
+    snprintf(row->name, sizeof row->name, "%s", task->name);
+    return row;
 }
 
 int eval_batch_group(struct eval_batch *b, struct err *err) {
@@ -229,7 +241,7 @@ json_t *eval_scores_json(const struct score *scores, size_t n) {
 
 void eval_put_metric(struct eval_row *row, const char *name, double value, double stderror, double full) {
     ASSERT(row->n_metrics < EVAL_MAX_METRICS);
-    row->metrics[row->n_metrics++] = (struct eval_metric){name, value, stderror, full};
+    row->metrics[row->n_metrics++] = (struct eval_metric){name, value, stderror, full, NAN, NAN};
 }
 
 static double share(const uint8_t *flags, size_t n) {

@@ -14,10 +14,26 @@ static bool is_allowed(const struct shots *s, const json_t *row, size_t i) {
     return !s->exclude || !json_equal(s->file->rows[i], row);
 }
 
+/* Of a row without choices: the prompt with its completion behind. */
+static int put_solved(const struct shots *s, const json_t *row, const char *where, struct str *out, struct err *err) {
+    const struct row_fields fields = {0};
+    struct row_texts texts = {0};
+    int rc = row_render(s->kind, row, &fields, where, &texts, err);
+    for (size_t i = 0; rc == OK && i < texts.len; i++) {
+        str_append(out, str_text(&texts.bytes) + texts.items[i].begin, texts.items[i].n);
+        str_puts(out, "\n\n");
+    }
+    rc = rc == OK && (out->failed || texts.bytes.failed) ? err_memory(err, "examples", out->len) : rc;
+    row_texts_free(&texts);
+    return rc;
+}
+
 static int put_example(const struct shots *s, size_t i, struct str *out, struct err *err) {
     struct choice_question q = {0};
     char where[4096];
     row_file_where(s->file, i, where, sizeof where);
+    if (!row_kind_has_choices(s->kind))
+        return put_solved(s, s->file->rows[i], where, out, err);
     int rc = row_question(s->kind, s->file->rows[i], where, &q, err);
     if (rc == OK) {
         str_puts(out, choice_context(&q, q.gold));

@@ -44,7 +44,8 @@ int generate_text(struct session *s, int slot, uint64_t sequence_id, const struc
         str_clear(&decoded); /* anew from the first one on, which keeps joins between tokens right */
         tokenizer_decode(tokenizer, ids.data, ids.len, true, &decoded);
         end = find_stop(o, str_text(&decoded), decoded.len);
-        if (end < decoded.len || *n_new == o->max_new || session_room(s, slot) == 0)
+        if (end < decoded.len || *n_new == o->max_new || session_room(s, slot) == 0 ||
+            (o->is_done && o->is_done(o->self, str_text(&decoded), decoded.len)))
             break;
         rc = session_feed(s, &(struct feed){1, &slot, &piece, &one}, err);
     }

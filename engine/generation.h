@@ -14,6 +14,8 @@ struct generation_options {
     size_t n_stops;
     struct sampling sampling;
     size_t chunk;               /* most tokens of the prompt in one step */
+    bool (*is_done)(void *self, const char *text, size_t n); /* ends the answer after a token; NULL: never */
+    void *self;
 };
 
 /* Resets the slot, feeds the prompt (n >= 1 tokens) and appends the new text, decoded without special tokens and cut
