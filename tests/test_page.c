@@ -36,7 +36,7 @@ static int open_world(void **state) {
     struct fake_run fake = {.n_sequences = 9,
                             .score = PROFILE_SCORE_SIGMOID,
                             .gates = true,
-                            .record = PROFILE_RECORD_ATTENTION};
+                            .record = PROFILE_RECORD_ATTENTION | PROFILE_RECORD_CLASSES};
     struct err err = {0};
     world = (struct world){0};
     scratch_open(&world.scratch);
