@@ -183,6 +183,19 @@ REACH = f"""(svg => {{
 }})({MAP})"""
 
 
+def check_strip(browser):
+    strip = "document.querySelector('.strip')"
+    token = f"{strip}.querySelectorAll('.mark')[1]"
+    check("the text of a sequence is shown as it is",
+          browser.run(strip + ".textContent.includes('<script>pwned = 2</script><img src=http:')"))
+    kept = browser.run(token + ".dataset.v")
+    browser.point(token)
+    check("hover over a token", (browser.run(BUBBLE) or "").startswith(f"token 1: kept by {kept} of "))
+    browser.run(token + ".focus()")
+    browser.press("ArrowRight", ARROWS["ArrowRight"])
+    check("arrow keys go on in the text", (browser.run(BUBBLE) or "").startswith("token 2: "))
+
+
 def check_sorting(browser, layers):
     table = "Array.from(document.querySelectorAll('table.data')).find(t => t.caption.textContent.includes('KV head.'))"
     title = "long-range density"
@@ -263,6 +276,7 @@ def main():
             check_themes(browser, directory)
             check_values(browser, layers)
             check_keyboard(browser, layers)
+            check_strip(browser)
             check_sorting(browser, layers)
             check_pictures(browser)
             check_markup_stays_text(browser)
