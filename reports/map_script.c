@@ -61,7 +61,8 @@ void map_script_put(const struct heatmap *map, const char *name, const char *tab
     put_palette(map, out);
     int n = put_caption(map, out), height = PLOT_HEIGHT + n * LEADING;
     str_printf(out, "set terminal svg noenhanced size %d,%d font 'DejaVu Sans,13' background rgb 'white'\n", WIDTH, height);
-    str_printf(out, "set output '%s_gnuplot.svg'\nset bmargin at screen %.5f\nunset key\nset tics out nomirror\nset title ", name,
+    str_printf(out,
+               "set output '%s_gnuplot.svg'\nset bmargin at screen %.5f\nunset key\nset tics out nomirror\nset title ", name,
                (n * LEADING + 74.0) / height);
     figure_put_quoted(out, map->title);
     str_printf(out, "\nset xlabel 'KV head'\nset ylabel 'layer'\nset xrange [-0.5:%zu.5]\nset yrange [%zu.5:-0.5]\n",
