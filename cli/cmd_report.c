@@ -63,9 +63,9 @@ static const struct argp parser = {
     "train wrote, or its log.csv, as curves; of layouts, of the table of spkv compare or spkv verify or the directory that "
     "they made, beside each other.\v"
     "DIR/index.html holds everything in one file and needs no network; beside it lie the heatmaps (PNG, SVG), the figures "
-    "(PNG, SVG, their data and gnuplot scripts) and the tables (CSV). Several runs are shown one after the other, with their "
-    "differences from the first.\nDIR must not exist; --force replaces an earlier report as a whole, and nothing else. "
-    "Without gnuplot the figures are left out.",
+    "(PNG, SVG, their data and gnuplot scripts) and the tables (CSV). Several runs are shown one after the other, with "
+    "their differences from the first.\nDIR must not exist; --force replaces an earlier report as a whole, and nothing "
+    "else. Without gnuplot the figures are left out.",
     NULL,
     NULL,
     NULL};
