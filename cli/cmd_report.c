@@ -1,4 +1,4 @@
-/* spkv report: everything there is to see of run files and of logs of training, in a directory. */
+/* spkv report: everything there is to see of run files, logs of training, layouts and tables, in a directory. */
 #include <stdlib.h>
 
 #include "analyze/profile.h"
@@ -45,7 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->paths = state->argv + state->next;
         a->n_paths = (size_t)(state->argc - state->next);
         break;
-    case ARGP_KEY_NO_ARGS: argp_error(state, "which run file?"); break;
+    case ARGP_KEY_NO_ARGS: argp_error(state, "a report of what?"); break;
     case ARGP_KEY_END:
         if (!a->dir || !*a->dir)
             argp_error(state, "where to? (-o DIR)");
@@ -58,15 +58,14 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp parser = {
     argp_options,
     parse,
-    "RUN.h5|TRAINING...",
-    "Write a report of one or more runs: a page that is complete in itself, heatmaps, figures and tables. A directory that "
-    "spkv train wrote, or its log.csv, is drawn as curves.\v"
-    "DIR/index.html holds everything in one file and needs no network; beside it lie the heatmaps (PNG), the figures (PNG, "
-    "SVG, their "
-    "data and gnuplot scripts) and the tables (CSV). Several runs are shown one after the other, with their differences "
-    "from the "
-    "first.\nDIR must not exist; --force replaces an earlier report as a whole, and nothing else. Without gnuplot the "
-    "figures are left out.",
+    "RUN.h5|TRAINING|LAYOUT.json|TABLE.csv...",
+    "Write a report: a page that is complete in itself, heatmaps, figures and tables. Of runs; of a directory that spkv "
+    "train wrote, or its log.csv, as curves; of layouts, of the table of spkv compare or spkv verify or the directory that "
+    "they made, beside each other.\v"
+    "DIR/index.html holds everything in one file and needs no network; beside it lie the heatmaps (PNG, SVG), the figures "
+    "(PNG, SVG, their data and gnuplot scripts) and the tables (CSV). Several runs are shown one after the other, with "
+    "their differences from the first.\nDIR must not exist; --force replaces an earlier report as a whole, and nothing "
+    "else. Without gnuplot the figures are left out.",
     NULL,
     NULL,
     NULL};

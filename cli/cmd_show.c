@@ -52,7 +52,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_NO_ARGS: argp_error(state, "which run file?"); break;
     case ARGP_KEY_END:
         if (o->n_tokens && (o->other || o->json))
-            argp_error(state, "--tokens is about one run, and for people (most_kept_tokens.csv of spkv report for programs)");
+            argp_error(state, "--tokens is about one run, and for people (programs read most_kept_tokens.csv of a report)");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }

@@ -58,8 +58,8 @@ static const struct {
                      0.01},
     [HEIGHT_GAP] = {"gap_recovered", "gap recovered (%)",
                     "Gap recovered: 0 is the window alone, 100 full attention, over predictions that have something beyond "
-                    "the window to lose; bars are intervals over documents. Higher is better. Points of one cost stand side by "
-                    "side. Grey: what no other beats at as low a cost.",
+                    "the window to lose; bars are intervals over documents. Higher is better. Points of one cost stand side "
+                    "by side. Grey: what no other beats at as low a cost.",
                     0.01}};
 
 static double x_of(const struct candidate *c, enum axis axis) {
