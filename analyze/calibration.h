@@ -1,6 +1,6 @@
 /* calibration.h - finds the value of a knob at which a policy reads a wanted share of the pairs, from as few measurements as
  * it can: false position between the two nearest steps, halving on every third one. What was measured for one share serves
- * the next. Exact functions of the steps, so that a search that begins again with the same steps ends the same. One thread. */
+ * the next. Exact functions of the steps: a search that begins again with the same steps ends the same. One thread. */
 #ifndef SPKV_ANALYZE_CALIBRATION_H
 #define SPKV_ANALYZE_CALIBRATION_H
 

@@ -20,8 +20,8 @@ static const struct argp_option argp_options[] = {
     {"match", KEY_MATCH, "read-fraction=X|spkv", 0, "the share of causal pairs that each policy shall read, or what SP-KV "
      "reads at its threshold (the default where there is a predictor)", 1},
     {"at", KEY_AT, "X,...", 0, "several read fractions, for a figure with one line a policy", 1},
-    {"calibrate", KEY_CALIBRATE, "CORPUS", 0, "text to find each policy's setting on; may be repeated (every fifth document, "
-     "which is then not measured)", 1},
+    {"calibrate", KEY_CALIBRATE, "CORPUS", 0, "text to find each policy's setting on; may be repeated (every fifth "
+     "document, which is then not measured)", 1},
     {"calibrate-limit", KEY_CALIBRATE_LIMIT, "N", 0, "sequences of it at most (32)", 1},
     {"tolerance", KEY_TOLERANCE, "X", 0, "a row whose read fraction is off by more, relative, is not matched (0.01)", 1},
     {"resamples", KEY_RESAMPLES, "N", 0, "of the documents, for intervals (2000)", 1},
@@ -111,7 +111,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 /* --- the command ------------------------------------------------------------------------------------------------------ */
 
 /* What was not said depends on the model. */
-static int complete_options(struct compare_options *o, const struct comparison *c, struct err *err) {
+static int complete_options(struct compare_options *o, const struct policy_comparison *c, struct err *err) {
     bool predictor = c->own != NULL;
     if (o->match_spkv && !predictor)
         return err_set(err, ERR_USAGE, "", "--match spkv: %s has no predictor (use --match read-fraction=X)", o->run.model);
@@ -136,7 +136,7 @@ static int make_folders(const struct compare_options *o, struct err *err) {
     return rc;
 }
 
-static int write_results(const struct comparison *c, struct err *err) {
+static int write_results(const struct policy_comparison *c, struct err *err) {
     int rc = compare_write(c, err);
     if (rc == OK && c->rows[ROW_FULL].figures.losses.n < BOOTSTRAP_FEW_DOCUMENTS)
         cli_note(c->options->run.quiet, "fewer than %d documents: the intervals say little", BOOTSTRAP_FEW_DOCUMENTS);
@@ -151,7 +151,7 @@ static int write_results(const struct comparison *c, struct err *err) {
     return rc == OK ? cli_finish_stdout(err) : rc;
 }
 
-static int compare(struct compare_options *o, struct comparison *c, struct err *err) {
+static int compare(struct compare_options *o, struct policy_comparison *c, struct err *err) {
     int rc = compare_open(c, err);
     if (rc == OK)
         rc = complete_options(o, c, err);
@@ -185,7 +185,7 @@ int cmd_compare(int argc, char **argv) {
                                      NULL,
                                      NULL};
     struct compare_options *o = calloc(1, sizeof *o);
-    struct comparison c = {.options = o, .command = cli_command_line(argc, argv), .gap = NAN};
+    struct policy_comparison c = {.options = o, .command = cli_command_line(argc, argv), .gap = NAN};
     struct err err = {0};
     if (!o || !c.command) {
         err_memory(&err, "options", sizeof *o);

@@ -1,8 +1,8 @@
 /* compare.h - pruning policies on one text at matched cost: the parts of spkv compare. A row is one policy with all its
  * parameters on one set of weights; it is measured into a run file of its own. Policies for dense models run on the dense
- * weights (the twin's), those that were trained with their weights on these, and every percentage is against full attention on
- * the dense ones (method.md section 10 of the design; docs/compare.md). Nothing here knows a policy by its kind: what sets its
- * cost is its knob (engine/policy.h). */
+ * weights (the twin's), those that were trained with their weights on these, and every percentage is against full attention
+ * on the dense ones (docs/compare.md). Nothing here knows a policy by its kind: what sets its cost is its knob
+ * (engine/policy.h). */
 #ifndef SPKV_CLI_COMPARE_H
 #define SPKV_CLI_COMPARE_H
 
@@ -69,7 +69,8 @@ struct compare_row {
     enum row_role role;
     const struct weights *weights;
     char *spec, *path;            /* complete, and its run file */
-    double wanted, calibrated;    /* read fractions: asked for, and reached on the calibration text; NaN = none */
+    /* Read fractions, NaN = none: asked for; what that is on the calibration text, and was reached there. */
+    double wanted, calibration_wanted, calibrated;
     size_t n_steps;               /* of the calibration */
     bool matched;
     /* Of the resolved policy. */
@@ -85,19 +86,19 @@ struct compare_row {
 
 enum { ROW_FULL, ROW_WINDOW }; /* the first two rows: the ends of the gap, on the dense weights */
 
-struct comparison {
+struct policy_comparison {
     const struct compare_options *options;
     char *command;                /* line */
     struct loaded model, twin;    /* twin zero without --twin */
     struct weights dense;         /* of policies for dense models */
     struct weights trained;       /* of those that were trained with their weights; loaded NULL = MODEL is not such */
-    const struct weights *own;    /* where MODEL's predictor runs: one that was fitted to a frozen model, on the dense weights;
-                                     NULL = it has none */
+    const struct weights *own;    /* where MODEL's predictor runs (one that was fitted to a frozen model: on the dense
+                                     weights); NULL = it has none */
     struct corpus_options_cli calibration_corpus, measured_corpus;
     const char *calibration_kind; /* "other text", "other documents", "the same text" */
     uint32_t window, far_from;    /* the gap is looked at from position 2 * window on */
-    uint32_t longest;             /* sequence of the calibration text */
-    double floor;                 /* what the window and the sinks alone read there */
+    uint32_t longest;             /* sequence of both texts */
+    double floor, calibration_floor; /* what the window and the sinks alone read: of the measured text, of the other */
     struct compared_policy *policies;
     size_t n_policies;
     struct compare_row *rows;
@@ -110,31 +111,32 @@ struct comparison {
 
 /* --- policies: compare_policies.c */
 /* Opens MODEL and the twin; checks that they read the same tokens. */
-int compare_open(struct comparison *c, struct err *err);
+int compare_open(struct policy_comparison *c, struct err *err);
 /* Resolves the list of policies, window and random added where they are not named. */
-int compare_list_policies(struct comparison *c, struct err *err);
-void compare_close(struct comparison *c);
+int compare_list_policies(struct policy_comparison *c, struct err *err);
+void compare_close(struct policy_comparison *c);
 
 /* --- calibration: compare_calibrate.c */
-/* Chooses the documents, measures the floor and refuses fractions below it. */
-int compare_begin_calibration(struct comparison *c, struct err *err);
-/* The specification at which a policy reads `wanted` of the calibration text; fills wanted, calibrated, n_steps of the row. */
-int compare_calibrate(struct comparison *c, struct compared_policy *policy, double wanted, struct compare_row *row,
+/* Chooses the documents, reads the lengths of their sequences and refuses fractions below the floor. */
+int compare_begin_calibration(struct policy_comparison *c, struct err *err);
+/* The specification at which a policy reads what `wanted` is on the calibration text; fills what the row says of it. The
+ * caller frees *spec. */
+int compare_calibrate(struct policy_comparison *c, struct compared_policy *policy, double wanted, struct compare_row *row,
                       char **spec, struct err *err);
 /* One line a step. */
-int compare_write_calibration(const struct comparison *c, const char *path, struct err *err);
+int compare_write_calibration(const struct policy_comparison *c, const char *path, struct err *err);
 
 /* --- rows: compare_rows.c */
 /* Measures every row: the references, then every policy as it is or at every wanted read fraction. */
-int compare_measure(struct comparison *c, struct err *err);
+int compare_measure(struct policy_comparison *c, struct err *err);
 
 /* DIR/FOLDER/WEIGHTS-SPEC.h5; free it. */
-char *compare_path(const struct comparison *c, const char *folder, const struct weights *weights, const char *spec,
+char *compare_path(const struct policy_comparison *c, const char *folder, const struct weights *weights, const char *spec,
                    struct err *err);
 
 /* --- tables: compare_table.c */
-json_t *compare_json(const struct comparison *c);
-int compare_write(const struct comparison *c, struct err *err); /* compare.csv, corpora.csv, compare.json */
-void compare_print(const struct comparison *c);
+json_t *compare_json(const struct policy_comparison *c);
+int compare_write(const struct policy_comparison *c, struct err *err); /* compare.csv, corpora.csv, compare.json */
+void compare_print(const struct policy_comparison *c);
 
 #endif

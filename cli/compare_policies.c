@@ -10,7 +10,7 @@
 
 /* --- the weights ------------------------------------------------------------------------------------------------------ */
 
-static int check_tokenizers(const struct comparison *c, struct err *err) {
+static int check_tokenizers(const struct policy_comparison *c, struct err *err) {
     const char *twin = c->options->twin;
     if (strcmp(tokenizer_hash(c->model.tokenizer), tokenizer_hash(c->twin.tokenizer)) != 0)
         return err_set(err, ERR_INPUT, twin, "its tokenizer.json is another than that of %s: losses of different tokens "
@@ -19,7 +19,7 @@ static int check_tokenizers(const struct comparison *c, struct err *err) {
     return OK;
 }
 
-static int open_twin(struct comparison *c, struct err *err) {
+static int open_twin(struct policy_comparison *c, struct err *err) {
     struct run_options_cli run = c->options->run;
     if (!c->model.policy->trained)
         return err_set(err, ERR_USAGE, "", "--twin: %s has no predictor that it was trained with, so it is dense itself",
@@ -32,7 +32,7 @@ static int open_twin(struct comparison *c, struct err *err) {
     return rc == OK ? check_tokenizers(c, err) : rc;
 }
 
-int compare_open(struct comparison *c, struct err *err) {
+int compare_open(struct policy_comparison *c, struct err *err) {
     const struct compare_options *o = c->options;
     int rc = loaded_open(&o->run, true, &c->model, err);
     if (rc == OK && o->twin)
@@ -70,7 +70,7 @@ static bool gives(const char *spec, const char *key) {
     return false;
 }
 
-static bool is_named(const struct comparison *c, const char *spec) {
+static bool is_named(const struct policy_comparison *c, const char *spec) {
     for (size_t i = 0; i < c->n_policies; i++)
         if (strcmp(c->policies[i].spec, spec) == 0)
             return true;
@@ -78,7 +78,7 @@ static bool is_named(const struct comparison *c, const char *spec) {
 }
 
 /* Policies that belong to trained weights run there, all others on the dense ones. */
-static int add_policy(struct comparison *c, const char *text, size_t n, struct err *err) {
+static int add_policy(struct policy_comparison *c, const char *text, size_t n, struct err *err) {
     struct compared_policy *p = &c->policies[c->n_policies];
     struct policy *policy;
     char *spec = mem_strndup(text, n, err);
@@ -123,7 +123,7 @@ static const char *end_of_policy(const char *text) {
     return end;
 }
 
-int compare_list_policies(struct comparison *c, struct err *err) {
+int compare_list_policies(struct policy_comparison *c, struct err *err) {
     static const char *const always[] = {"window", "random"};
     const char *next = c->options->policies, *end;
     size_t n = strlen(next) + 3; /* more than there can be */
@@ -142,7 +142,7 @@ int compare_list_policies(struct comparison *c, struct err *err) {
 
 /* --- the end ---------------------------------------------------------------------------------------------------------- */
 
-void compare_close(struct comparison *c) {
+void compare_close(struct policy_comparison *c) {
     for (size_t i = 0; i < c->n_policies; i++) {
         free(c->policies[i].spec);
         calibration_free(&c->policies[i].calibration);

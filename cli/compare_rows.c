@@ -12,7 +12,7 @@
 
 const char *const row_role_names[3] = {"reference", "as given", "calibrated"};
 
-char *compare_path(const struct comparison *c, const char *folder, const struct weights *w, const char *spec,
+char *compare_path(const struct policy_comparison *c, const char *folder, const struct weights *w, const char *spec,
                    struct err *err) {
     struct str path = {0};
     char *name = plain_name(spec, strlen(spec), err);
@@ -44,14 +44,14 @@ static int describe_policy(struct compare_row *row, struct err *err) {
 }
 
 /* Two calibrations may end at the same value: one run serves both. */
-static bool ran_before(const struct comparison *c, const struct compare_row *row) {
+static bool ran_before(const struct policy_comparison *c, const struct compare_row *row) {
     for (size_t i = 0; i < c->n; i++)
         if (&c->rows[i] != row && strcmp(c->rows[i].path, row->path) == 0)
             return true;
     return false;
 }
 
-static int measure_row(struct comparison *c, struct compare_row *row, struct err *err) {
+static int measure_row(struct policy_comparison *c, struct compare_row *row, struct err *err) {
     struct corpus_options_cli corpus = c->measured_corpus;
     if (ran_before(c, row)) {
         corpus.resume = true;
@@ -66,7 +66,7 @@ static int measure_row(struct comparison *c, struct compare_row *row, struct err
 }
 
 /* Takes `spec` over and measures the row. */
-static int add_row(struct comparison *c, struct compare_row values, char *spec, struct err *err) {
+static int add_row(struct policy_comparison *c, struct compare_row values, char *spec, struct err *err) {
     int rc = mem_grow(&c->rows, &c->cap, c->n + 1, sizeof *c->rows, "rows", err);
     if (rc != OK) {
         free(spec);
@@ -81,13 +81,15 @@ static int add_row(struct comparison *c, struct compare_row values, char *spec, 
     return rc == OK ? measure_row(c, row, err) : rc;
 }
 
-static int add_plain(struct comparison *c, enum row_role role, const struct weights *w, const char *spec, struct err *err) {
+static int add_plain(struct policy_comparison *c, enum row_role role, const struct weights *w, const char *spec,
+                     struct err *err) {
     char *copy = mem_strdup(spec, err);
-    struct compare_row row = {.role = role, .weights = w, .wanted = NAN, .calibrated = NAN};
+    struct compare_row row = {.role = role, .weights = w, .wanted = NAN, .calibration_wanted = NAN,
+                              .calibrated = NAN};
     return copy ? add_row(c, row, copy, err) : ERR_MEMORY;
 }
 
-static int add_calibrated(struct comparison *c, struct compared_policy *p, double wanted, struct err *err) {
+static int add_calibrated(struct policy_comparison *c, struct compared_policy *p, double wanted, struct err *err) {
     struct compare_row row = {.role = ROW_CALIBRATED, .weights = p->weights};
     char *spec;
     int rc = compare_calibrate(c, p, wanted, &row, &spec, err);
@@ -101,7 +103,7 @@ static size_t n_wanted(const struct compare_options *o) {
 }
 
 /* After the first run the others can be foretold. */
-static void say_time(const struct comparison *c, double seconds) {
+static void say_time(const struct policy_comparison *c, double seconds) {
     size_t n = (size_t)1 + (c->own != NULL) + (c->options->twin != NULL);
     char text[32];
     for (size_t i = 0; i < c->n_policies; i++)
@@ -112,7 +114,7 @@ static void say_time(const struct comparison *c, double seconds) {
                  n, text);
 }
 
-static int add_references(struct comparison *c, struct err *err) {
+static int add_references(struct policy_comparison *c, struct err *err) {
     uint64_t start = clock_us();
     int rc = add_plain(c, ROW_REFERENCE, &c->dense, "full", err);
     if (rc == OK)
@@ -125,7 +127,7 @@ static int add_references(struct comparison *c, struct err *err) {
 }
 
 /* SP-KV at its threshold: what --match spkv takes its read fraction from. */
-static int add_own(struct comparison *c, double *read_fraction, struct err *err) {
+static int add_own(struct policy_comparison *c, double *read_fraction, struct err *err) {
     int rc = add_plain(c, ROW_AS_GIVEN, c->own, "spkv", err);
     if (rc != OK)
         return rc;
@@ -138,7 +140,7 @@ static int add_own(struct comparison *c, double *read_fraction, struct err *err)
     return OK;
 }
 
-static int add_policy_rows(struct comparison *c, struct compared_policy *p, double own, struct err *err) {
+static int add_policy_rows(struct policy_comparison *c, struct compared_policy *p, double own, struct err *err) {
     const struct compare_options *o = c->options;
     bool is_own = strcmp(p->spec, "spkv") == 0;
     int rc = OK;
@@ -151,7 +153,7 @@ static int add_policy_rows(struct comparison *c, struct compared_policy *p, doub
     return rc;
 }
 
-static void find_overlap(struct comparison *c) {
+static void find_overlap(struct policy_comparison *c) {
     c->overlap = hashes_meet(c->text.file_hashes, c->calibration_text.file_hashes);
     if (c->overlap && c->options->n_calibrate)
         cli_note(false, "files of --calibrate are measured too: values found there flatter the match");
@@ -159,7 +161,7 @@ static void find_overlap(struct comparison *c) {
 }
 
 /* Sums of one corpus, and its change against full attention (row 0). */
-static int read_corpora(struct comparison *c, struct compare_row *row, struct err *err) {
+static int read_corpora(struct policy_comparison *c, struct compare_row *row, struct err *err) {
     struct profile *profile;
     int rc = profile_open(row->path, &profile, err);
     if (rc != OK)
@@ -185,7 +187,7 @@ static int read_corpora(struct comparison *c, struct compare_row *row, struct er
     return rc;
 }
 
-static int compare_rows(struct comparison *c, struct err *err) {
+static int compare_rows(struct policy_comparison *c, struct err *err) {
     const struct resampling resampling = {.seed = c->options->run.seed, .n = c->options->n_resamples, .level = 0.95};
     const struct figures *full = &c->rows[ROW_FULL].figures, *window = &c->rows[ROW_WINDOW].figures;
     int rc = OK;
@@ -200,7 +202,7 @@ static int compare_rows(struct comparison *c, struct err *err) {
     return rc;
 }
 
-int compare_measure(struct comparison *c, struct err *err) {
+int compare_measure(struct policy_comparison *c, struct err *err) {
     double own = NAN;
     int rc = add_references(c, err);
     if (rc == OK && c->own)

@@ -13,7 +13,7 @@
 
 static const double TELLING_GAP = 0.02; /* under it a text cannot tell methods apart (method.md section 10) */
 
-static bool is_informative(const struct comparison *c) {
+static bool is_informative(const struct policy_comparison *c) {
     return c->gap >= TELLING_GAP;
 }
 
@@ -59,6 +59,7 @@ static void put_policy(json_t *o, const struct compare_row *row) {
     json_object_set_new(o, "matched", json_boolean(row->matched));
     put_text(o, "knob", row->knob ? row->knob : "");
     json_object_set_new(o, "knob_value", knob_value(row));
+    put_real(o, "calibration_read_fraction_wanted", row->calibration_wanted);
     put_real(o, "calibration_read_fraction", row->calibrated);
     put_count(o, "calibration_steps", row->n_steps);
     put_text(o, "allocation", allocation_names[row->allocation]);
@@ -76,7 +77,7 @@ static void put_figures(json_t *o, const struct figures *f) {
     put_estimate(o, "gap_recovered", &f->gap_recovered);
 }
 
-static void put_protocol(json_t *o, const struct comparison *c, const struct compare_row *row) {
+static void put_protocol(json_t *o, const struct policy_comparison *c, const struct compare_row *row) {
     const struct loaded *loaded = row->weights->loaded;
     put_real(o, "gap", c->gap);
     json_object_set_new(o, "informative", json_boolean(is_informative(c)));
@@ -97,11 +98,11 @@ static void put_protocol(json_t *o, const struct comparison *c, const struct com
     put_text(o, "command", c->command);
 }
 
-static const char *corpus_name(const struct comparison *c, size_t i) {
+static const char *corpus_name(const struct policy_comparison *c, size_t i) {
     return json_string_value(json_array_get(json_object_get(c->text.description, "corpora"), i));
 }
 
-static json_t *corpus_row(const struct comparison *c, const struct compare_row *row, size_t i) {
+static json_t *corpus_row(const struct policy_comparison *c, const struct compare_row *row, size_t i) {
     const struct corpus_figures *f = &row->corpora[i];
     json_t *o = json_object();
     put_text(o, "corpus", corpus_name(c, i));
@@ -119,7 +120,7 @@ static json_t *corpus_row(const struct comparison *c, const struct compare_row *
     return o;
 }
 
-static json_t *all_rows(const struct comparison *c) {
+static json_t *all_rows(const struct policy_comparison *c) {
     json_t *rows = json_array();
     for (size_t i = 0; i < c->n; i++) {
         json_t *o = json_object();
@@ -132,7 +133,7 @@ static json_t *all_rows(const struct comparison *c) {
     return rows;
 }
 
-static json_t *all_corpora(const struct comparison *c) {
+static json_t *all_corpora(const struct policy_comparison *c) {
     json_t *rows = json_array();
     for (size_t i = 0; i < c->n; i++)
         for (size_t k = 0; k < c->n_corpora; k++)
@@ -140,7 +141,7 @@ static json_t *all_corpora(const struct comparison *c) {
     return rows;
 }
 
-json_t *compare_json(const struct comparison *c) {
+json_t *compare_json(const struct policy_comparison *c) {
     const struct compare_options *o = c->options;
     char now[32], program[128];
     clock_utc(now);
@@ -158,7 +159,7 @@ json_t *compare_json(const struct comparison *c) {
     return root;
 }
 
-int compare_write(const struct comparison *c, struct err *err) {
+int compare_write(const struct policy_comparison *c, struct err *err) {
     static const char *const names[] = {"compare.csv", "corpora.csv", "calibration.csv", "compare.json"};
     json_t *root = compare_json(c);
     int rc = root ? OK : err_memory(err, "a table", 0);
@@ -205,7 +206,7 @@ static void print_range(const struct estimate *e, int decimals) {
     printf(" %-18s", text);
 }
 
-static void print_row(const struct comparison *c, size_t i, int width) {
+static void print_row(const struct policy_comparison *c, size_t i, int width) {
     static const struct estimate none = {NAN, NAN, NAN};
     const struct compare_row *row = &c->rows[i];
     const struct figures *f = &row->figures;
@@ -221,12 +222,13 @@ static void print_row(const struct comparison *c, size_t i, int width) {
     printf(" %9.1f %9.1f %9.4f", f->kv_bytes_used / 1e3, f->kv_bytes_peak / 1e3, f->nll);
     print_percent(i == ROW_FULL ? (double)NAN : f->nll_change.value, 8, 2, "+");
     print_range(i == ROW_FULL ? &none : &f->nll_change, 2);
-    print_percent(f->gap_recovered.value, 7, 1, "");
-    print_range(i <= ROW_WINDOW ? &none : &f->gap_recovered, 1);
+    bool gap = c->gap > 0; /* else nothing can be recovered */
+    print_percent(gap ? f->gap_recovered.value : (double)NAN, 7, 1, "");
+    print_range(gap && i > ROW_WINDOW ? &f->gap_recovered : &none, 1);
     printf(" %s\n", i == ROW_FULL ? "" : allocation_names[row->allocation]);
 }
 
-static int spec_width(const struct comparison *c) {
+static int spec_width(const struct policy_comparison *c) {
     int width = 8;
     for (size_t i = 0; i < c->n; i++) {
         struct str spec = {0};
@@ -237,7 +239,7 @@ static int spec_width(const struct comparison *c) {
     return width;
 }
 
-static void print_gap(const struct comparison *c) {
+static void print_gap(const struct policy_comparison *c) {
     if (isnan(c->gap))
         printf("  No sequence is longer than twice the window (%u tokens): nothing is beyond it to lose.\n", c->far_from);
     else
@@ -245,7 +247,7 @@ static void print_gap(const struct comparison *c) {
                100 * c->gap, c->far_from, is_informative(c) ? "" : ": this text cannot tell methods apart");
 }
 
-static void print_corpora(const struct comparison *c, int width) {
+static void print_corpora(const struct policy_comparison *c, int width) {
     for (size_t k = 0; k < c->n_corpora; k++) {
         printf("\n%s: %llu predictions\n  %-*s %-6s %9s %9s %9s %9s %10s\n", corpus_name(c, k),
                (unsigned long long)c->rows[ROW_FULL].corpora[k].n_predicted, width, "policy", "on", "read", "density", "KV",
@@ -264,11 +266,11 @@ static void print_corpora(const struct comparison *c, int width) {
             putchar('\n');
         }
     }
-    printf("\ndensity: pairs kept of those that left the window, sinks not counted, after the last token (long-range density); "
-           "sums over sequences, layers and heads.\n");
+    printf("\ndensity: pairs kept of those that left the window, sinks not counted, after the last token (long-range "
+           "density); sums over sequences, layers and heads.\n");
 }
 
-void compare_print(const struct comparison *c) {
+void compare_print(const struct policy_comparison *c) {
     const struct figures *f = &c->rows[ROW_FULL].figures;
     int width = spec_width(c);
     printf("%zu documents, %llu sequences, %llu tokens; window %u, %d sinks on the %s weights; prefill %s, chunk %d\n"

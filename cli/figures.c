@@ -59,9 +59,10 @@ int measured_text_describe(const struct profile *profile, struct measured_text *
         json_array_append_new(corpora, json_string(meta->corpus_names[i]));
     for (size_t i = 0; i < meta->n_sources; i++)
         json_array_append_new(text->file_hashes, json_string(meta->sources[i].hash));
-    text->description = json_pack("{s:o, s:I, s:o, s:I, s:I, s:s}", "corpora", corpora, "n_files",
-                                  (json_int_t)meta->n_sources, "text_hash", hash_of_hashes(text->file_hashes), "max_length",
-                                  (json_int_t)meta->max_length, "stride", (json_int_t)meta->stride, "prefill", meta->prefill);
+    text->description =
+        json_pack("{s:o, s:I, s:o, s:I, s:I, s:s}", "corpora", corpora, "n_files", (json_int_t)meta->n_sources, "text_hash",
+                  hash_of_hashes(text->file_hashes), "max_length", (json_int_t)meta->max_length, "stride",
+                  (json_int_t)meta->stride, "prefill", meta->prefill);
     return text->description ? OK : err_memory(err, "a description of the text", 0);
 }
 

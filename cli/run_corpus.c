@@ -13,8 +13,6 @@
 #include "base/progress.h"
 #include "base/str.h"
 #include "cli/cli.h"
-#include "datasets/corpus.h"
-#include "datasets/sequences.h"
 #include "engine/session.h"
 #include "engine/token_class.h"
 
@@ -192,20 +190,31 @@ static void on_step(void *self, uint64_t n_tok) {
     progress_update(&r->progress, n_tok);
 }
 
-static int open_corpus(struct recording *r, int max_length, struct err *err) {
-    const struct corpus_options_cli *o = r->options;
+int corpus_max_length(const struct corpus_options_cli *o, const struct loaded *loaded) {
+    int limit = loaded->model->config->max_positions;
+    return o->max_length ? o->max_length : limit < DEFAULT_MAX_LENGTH ? limit : DEFAULT_MAX_LENGTH;
+}
+
+int corpus_open_sequences(const struct corpus_options_cli *o, const struct loaded *loaded, struct corpus **corpus,
+                          struct sequences **sequences, struct err *err) {
     struct corpus_options options = {.split_blank = o->split_blank, .stdin_jsonl = o->stdin_jsonl, .field = o->field};
-    struct sequence_options cut = {.max_length = (size_t)max_length, .stride = (size_t)o->stride, .limit = o->limit,
-                                   .document_every = o->document_every, .document_rest = o->document_rest};
+    struct sequence_options cut = {.max_length = (size_t)corpus_max_length(o, loaded), .stride = (size_t)o->stride,
+                                   .limit = o->limit, .document_every = o->document_every,
+                                   .document_rest = o->document_rest};
+    *corpus = NULL;
+    *sequences = NULL;
+    int rc = corpus_open(o->corpora, o->n_corpora, &options, corpus, err);
+    for (size_t i = 0; rc == OK && i < corpus_n_files(*corpus); i++)
+        rc = corpus_hash_file(*corpus, i, err);
+    return rc == OK ? sequences_create(*corpus, loaded->tokenizer, &cut, sequences, err) : rc;
+}
+
+static int open_corpus(struct recording *r, struct err *err) {
+    const struct corpus_options_cli *o = r->options;
     for (size_t i = 0; i < o->n_corpora; i++)
         if (strcmp(o->corpora[i], "-") == 0 && (o->shard_given || o->resume))
             return err_set(err, ERR_USAGE, "", "standard input can be read only once: no --shard and no --resume with -");
-    int rc = corpus_open(o->corpora, o->n_corpora, &options, &r->corpus, err);
-    for (size_t i = 0; rc == OK && i < corpus_n_files(r->corpus); i++)
-        rc = corpus_hash_file(r->corpus, i, err);
-    if (rc == OK)
-        rc = sequences_create(r->corpus, r->loaded->tokenizer, &cut, &r->sequences, err);
-    return rc;
+    return corpus_open_sequences(o, r->loaded, &r->corpus, &r->sequences, err);
 }
 
 /* Arrays that a profile_meta borrows. */
@@ -416,11 +425,10 @@ int run_corpus(const struct run_options_cli *run, const struct corpus_options_cl
                unsigned record, const char *output, const char *command_line, struct corpus_result *result,
                struct err *err) {
     struct recording r = {.run = run, .options = corpus, .loaded = loaded, .result = result};
-    int limit = loaded->model->config->max_positions, rc;
-    int max_length = corpus->max_length ? corpus->max_length : limit < DEFAULT_MAX_LENGTH ? limit : DEFAULT_MAX_LENGTH;
+    int max_length = corpus_max_length(corpus, loaded), rc;
     uint64_t start = clock_us();
     *result = (struct corpus_result){0};
-    if ((rc = open_corpus(&r, max_length, err)) != OK)
+    if ((rc = open_corpus(&r, err)) != OK)
         goto out;
     if (record & PROFILE_RECORD_CLASSES && (rc = token_classes_create(loaded->tokenizer, &r.classes, err)) != OK)
         goto out;

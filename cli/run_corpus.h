@@ -8,6 +8,8 @@
 #include <stdint.h>
 
 #include "cli/run_options.h"
+#include "datasets/corpus.h"
+#include "datasets/sequences.h"
 #include "engine/run.h"
 
 /* Which text, cut how, and where the record goes. Strings are borrowed from argv. */
@@ -26,6 +28,14 @@ struct corpus_options_cli {
 
 /* An argp child that fills a struct corpus_options_cli given as its input. */
 extern const struct argp corpus_options_argp;
+
+/* Tokens of a sequence at most: as asked for, or the default. */
+int corpus_max_length(const struct corpus_options_cli *corpus, const struct loaded *loaded);
+
+/* The sequences that run_corpus() runs; hashes of files are known. sequences_free() and corpus_close() both, also after an
+ * error. */
+int corpus_open_sequences(const struct corpus_options_cli *options, const struct loaded *loaded, struct corpus **corpus,
+                          struct sequences **sequences, struct err *err);
 
 /* What a recorded run came to. */
 struct corpus_result {
