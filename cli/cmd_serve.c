@@ -1,5 +1,5 @@
-/* spkv serve: answers requests that come as lines of JSON, one reply a line, in order. What a request does wrong is an error in
- * its reply; the program ends with its input. docs/eval.md describes the lines. */
+/* spkv serve: answers requests that come as lines of JSON, one reply a line, in order. What a request does wrong is an
+ * error in its reply; the program ends with its input. docs/eval.md describes the lines. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -156,7 +156,8 @@ static int open_session(struct server *s, struct err *err) {
     const struct run_options_cli *run = &s->options.run;
     size_t max_length = s->e.encoder.max_length, chunk = (size_t)run->chunk;
     struct session_options options = {.n_slots = 1, .max_len = (int)max_length, .policy = s->e.loaded.policy,
-                                      .max_rows = chunk < max_length ? chunk : max_length, .dense_prefill = run->dense_prefill};
+                                      .max_rows = chunk < max_length ? chunk : max_length,
+                                      .dense_prefill = run->dense_prefill};
     return s->session ? OK : session_create(s->e.loaded.model, &options, &s->session, err);
 }
 

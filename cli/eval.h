@@ -13,6 +13,7 @@
 #include "analyze/paired.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "cli/eval_journal.h"
 #include "cli/run_options.h"
 #include "datasets/rows.h"
 #include "datasets/ruler.h"
@@ -45,7 +46,7 @@ struct eval_options {
     uint32_t n_resamples;
     bool truncate;                     /* a context that is too long loses tokens from the left */
     bool alone;                        /* no full attention beside the policy */
-    bool force;
+    bool resume, force;
 };
 
 struct eval_kind;
@@ -73,7 +74,7 @@ struct eval_row {
     int n_shots;
     struct eval_metric metrics[EVAL_MAX_METRICS];
     size_t n_metrics;
-    struct estimate nll_change;       /* loss of what is right (gold answers, texts) against full attention, paired by item */
+    struct estimate nll_change;       /* loss of gold answers and texts against full attention, paired by item */
     uint64_t n_scored, n_far;         /* scored tokens; those whose query had a pair outside window and sinks */
     uint64_t n_kept, n_left_window, visible_pairs, causal_pairs; /* over requests, layers that are not sliding, KV heads */
     uint64_t n_truncated;             /* requests that lost tokens from the left */
@@ -91,6 +92,7 @@ struct evaluation {
     struct progress progress;
     uint64_t n_done;                    /* items of all tasks */
     struct file_out items;              /* stream NULL: not asked for */
+    struct eval_journal *journal;       /* beside it, OUTPUT.part; NULL without */
     const volatile sig_atomic_t *stop;
     struct eval_row *rows;              /* (n_rows) finished tasks, with room for all */
     size_t n_rows;

@@ -83,6 +83,12 @@ static json_t *item_json(const struct choice_run *r, size_t item, const struct c
     return object;
 }
 
+/* Alone, a choice is right when greedy decoding would write it. */
+static bool is_right(const struct choice_question *q, const double *log_likelihood, const struct score *scores,
+                     enum choice_unit unit) {
+    return q->n_choices == 1 ? scores[0].is_greedy : choice_best(q, log_likelihood, unit) == q->gold;
+}
+
 static int judge_item(struct choice_run *r, size_t item, const struct choice_question *q, size_t group, struct err *err) {
     int rc = mem_grow(&r->log_likelihood, &r->log_likelihood_cap, q->n_choices, sizeof(double), "scores", err);
     if (rc != OK)
@@ -94,8 +100,7 @@ static int judge_item(struct choice_run *r, size_t item, const struct choice_que
         for (size_t i = 0; i < q->n_choices; i++)
             r->log_likelihood[i] = scores[i].log_likelihood;
         for (int unit = 0; unit < N_CHOICE_UNITS; unit++)
-            r->right[unit][side][item] = q->n_choices == 1 ? scores[0].is_greedy
-                                                           : choice_best(q, r->log_likelihood, (enum choice_unit)unit) == q->gold;
+            r->right[unit][side][item] = is_right(q, r->log_likelihood, scores, (enum choice_unit)unit);
         r->gold_nll[side][item] = -r->log_likelihood[q->gold];
     }
     return r->e->items.stream ? eval_put_item(r->e, item_json(r, item, q, group), err) : OK;

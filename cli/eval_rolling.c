@@ -97,7 +97,8 @@ static int fill_row(struct rolling_run *r, struct err *err) {
     put_metric(r, "byte_perplexity", exp, r->n_bytes);
     put_metric(r, "bits_per_byte", in_bits, r->n_bytes);
     r->row->n_items = r->n;
-    return eval_put_change(r->e, r->row, r->nll[SIDE_POLICY], r->e->scorings[SIDE_FULL] ? r->nll[SIDE_FULL] : NULL, r->n, err);
+    double *full = r->e->scorings[SIDE_FULL] ? r->nll[SIDE_FULL] : NULL;
+    return eval_put_change(r->e, r->row, r->nll[SIDE_POLICY], full, r->n, err);
 }
 
 int eval_rolling_run(struct evaluation *e, const struct eval_task *task, struct eval_row *row, struct err *err) {

@@ -26,7 +26,8 @@ int evaluation_open(struct evaluation *e, struct err *err) {
     limit = o->max_length ? o->max_length : limit;
     if (o->stride > limit)
         return err_set(err, ERR_USAGE, "", "--stride %d would leave out tokens: a window holds %d", o->stride, limit);
-    rc = text_encoder_open(o->run.model, e->loaded.tokenizer, e->loaded.model->config, o->bos, (size_t)limit, &e->encoder, err);
+    rc = text_encoder_open(o->run.model, e->loaded.tokenizer, e->loaded.model->config, o->bos, (size_t)limit, &e->encoder,
+                           err);
     if (rc == OK)
         rc = open_side(e, SIDE_POLICY, e->loaded.policy, err);
     if (rc == OK && !o->alone && strcmp(e->loaded.policy->name, "full") != 0 &&
@@ -82,9 +83,9 @@ int eval_batch_text(struct evaluation *e, struct eval_batch *b, const char *cont
     if (rc != OK)
         return err_set(err, rc, where, "%s", inner.message);
     if (span.n_cut && !e->options->truncate)
-        return err_set(err, ERR_INPUT, where, "context and continuation are %zu tokens, the model takes %zu: take fewer --shots, "
-                       "shorten the text, or let --truncate cut it from the left as lm-eval does", span.n_tok + span.n_cut - 1,
-                       e->encoder.max_length);
+        return err_set(err, ERR_INPUT, where, "context and continuation are %zu tokens, the model takes %zu: take fewer "
+                       "--shots, shorten the text, or let --truncate cut it from the left as lm-eval does",
+                       span.n_tok + span.n_cut - 1, e->encoder.max_length);
     return eval_batch_span(b, &span, err);
 }
 
@@ -122,12 +123,6 @@ int eval_batch_windows(struct evaluation *e, struct eval_batch *b, const char *t
     return rc;
 }
 
-static int score_side(struct evaluation *e, struct eval_batch *b, const struct score_group *groups, enum eval_side side,
-                      struct err *err) {
-    int rc = mem_grow(&b->scores[side], &b->scores_cap[side], b->n_requests, sizeof(struct score), "scores", err);
-    return rc == OK ? scoring_run(e->scorings[side], groups, b->n_groups, b->scores[side], err) : rc;
-}
-
 static void count(const struct eval_batch *b, struct eval_row *row) {
     for (size_t i = 0; i < b->n_requests; i++) {
         const struct score *s = &b->scores[SIDE_POLICY][i];
@@ -141,7 +136,7 @@ static void count(const struct eval_batch *b, struct eval_row *row) {
     }
 }
 
-int eval_score(struct evaluation *e, struct eval_batch *b, struct eval_row *row, struct err *err) {
+static int score_groups(struct evaluation *e, struct eval_batch *b, struct err *err) {
     struct score_request *requests = mem_alloc(b->n_requests, sizeof *requests, "requests", err);
     struct score_group *groups = mem_alloc(b->n_groups, sizeof *groups, "requests", err);
     int rc = requests && groups ? OK : ERR_MEMORY;
@@ -153,14 +148,73 @@ int eval_score(struct evaluation *e, struct eval_batch *b, struct eval_row *row,
                                          .id = b->first_id + g};
     for (int side = 0; rc == OK && side < N_SIDES; side++)
         if (e->scorings[side])
-            rc = score_side(e, b, groups, (enum eval_side)side, err);
-    if (rc == OK)
-        count(b, row);
-    if (rc == OK && *e->stop)
-        rc = err_set(err, ERR_INCOMPLETE, "", "stopped before the end: there is no result");
+            rc = scoring_run(e->scorings[side], groups, b->n_groups, b->scores[side], err);
     free(requests);
     free(groups);
     return rc;
+}
+
+/* --- scores in the journal: for each side, eight numbers a request --- */
+
+static json_t *pack_scores(const struct evaluation *e, const struct eval_batch *b) {
+    json_t *sides = json_array();
+    for (int side = 0; side < N_SIDES; side++) {
+        json_t *list = json_array();
+        for (size_t i = 0; e->scorings[side] && i < b->n_requests; i++) {
+            const struct score *s = &b->scores[side][i];
+            json_array_append_new(list, json_pack("[f, b, I, I, I, I, I, I]", s->log_likelihood, s->is_greedy,
+                                                  (json_int_t)s->n_scored, (json_int_t)s->n_far, (json_int_t)s->n_kept,
+                                                  (json_int_t)s->n_left_window, (json_int_t)s->visible_pairs,
+                                                  (json_int_t)s->causal_pairs));
+        }
+        json_array_append_new(sides, list);
+    }
+    return sides;
+}
+
+static bool unpack_score(json_t *from, struct score *s) {
+    int greedy = 0;
+    json_int_t n[6] = {0};
+    bool good = json_unpack(from, "[F, b, I, I, I, I, I, I]", &s->log_likelihood, &greedy, &n[0], &n[1], &n[2], &n[3], &n[4],
+                            &n[5]) == 0;
+    s->is_greedy = greedy;
+    s->n_scored = (size_t)n[0];
+    s->n_far = (size_t)n[1];
+    s->n_kept = (uint64_t)n[2];
+    s->n_left_window = (uint64_t)n[3];
+    s->visible_pairs = (uint64_t)n[4];
+    s->causal_pairs = (uint64_t)n[5];
+    return good;
+}
+
+static bool unpack_scores(const struct evaluation *e, const json_t *sides, struct eval_batch *b) {
+    for (int side = 0; side < N_SIDES; side++)
+        for (size_t i = 0; e->scorings[side] && i < b->n_requests; i++)
+            if (!unpack_score(json_array_get(json_array_get(sides, (size_t)side), i), &b->scores[side][i]))
+                return false;
+    return true;
+}
+
+int eval_score(struct evaluation *e, struct eval_batch *b, struct eval_row *row, struct err *err) {
+    struct str key = {0};
+    json_t *stored = NULL;
+    int rc = OK;
+    for (int side = 0; rc == OK && side < N_SIDES; side++)
+        rc = mem_grow(&b->scores[side], &b->scores_cap[side], b->n_requests, sizeof(struct score), "scores", err);
+    if (e->journal) {
+        str_printf(&key, "%zu:%llu:%zu", e->n_rows, (unsigned long long)b->first_id, b->n_requests);
+        stored = eval_journal_take(e->journal, str_text(&key));
+    }
+    if (rc == OK && stored && !unpack_scores(e, stored, b))
+        rc = err_set(err, ERR_INPUT, e->options->output, "the interrupted run has a line that is no result (--force begins "
+                     "anew)");
+    if (rc == OK && !stored && (rc = score_groups(e, b, err)) == OK && e->journal)
+        rc = eval_journal_put(e->journal, str_text(&key), pack_scores(e, b), err);
+    json_decref(stored);
+    str_free(&key);
+    if (rc == OK)
+        count(b, row);
+    return rc == OK && *e->stop ? err_set(err, ERR_INCOMPLETE, "", "stopped before the end: there is no result") : rc;
 }
 
 void eval_advance(struct evaluation *e, size_t n) {

@@ -24,21 +24,23 @@ static void print_share(double x, int width) {
         printf(" %*.1f %%", width, 100 * x);
 }
 
+static void print_number(double x, const char *missing) {
+    if (isnan(x))
+        printf(" %9s", missing);
+    else
+        printf(x < 9999 ? " %9.4f" : " %9.3g", x);
+}
+
 static void print_metric(const struct eval_metric *m) {
-    if (isnan(m->value))
-        printf(" %-16s %9s", m->name, "-");
+    printf(" %-16s", m->name);
+    print_number(m->value, "-");
+    if (isnan(m->low))
+        printf("    ");
+    if (isnan(m->low))
+        print_number(m->stderror, "");
     else
-        printf(" %-16s %9.4f", m->name, m->value);
-    if (!isnan(m->low))
-        printf(" %6.2f-%6.2f", m->low, m->high);
-    else if (isnan(m->stderror))
-        printf(" %13s", "");
-    else
-        printf("    +- %6.4f", m->stderror);
-    if (isnan(m->full))
-        printf(" %9s", "-");
-    else
-        printf(" %9.4f", m->full);
+        printf(" %5.1f-%6.1f", m->low, m->high);
+    print_number(m->full, "-");
 }
 
 static void print_rest(const struct evaluation *e, const struct eval_row *row) {
@@ -65,9 +67,8 @@ void eval_print_text(const struct evaluation *e) {
     printf("policy %s, window %d + %d sinks, %s prefill%s\n", e->loaded.policy->name, e->loaded.policy->base_window,
            e->loaded.policy->sinks, e->options->run.dense_prefill ? "dense" : "pruned",
            e->full ? "; full: full attention of the same weights" : "");
-    printf("%-*s %6s %5s %-16s %9s %13s %9s %8s %18s %8s %8s %8s\n", width, "task", "items", "shots", "figure", "",
-           "95 % or +-", "full",
-           "NLL", "95 %", "far", "density", "read");
+    printf("%-*s %6s %5s %-16s %9s %13s %9s %8s %18s %8s %8s %8s\n", width, "task", "items", "shots", "figure", "value",
+           "error or 95 %", "full", "NLL", "95 %", "far", "density", "read");
     for (size_t i = 0; i < e->n_rows; i++) {
         const struct eval_row *row = &e->rows[i];
         for (size_t m = 0; m < row->n_metrics; m++) {
@@ -81,9 +82,9 @@ void eval_print_text(const struct evaluation *e) {
             putchar('\n');
         }
     }
-    printf("NLL: change of the loss of what is right against full; far: scored tokens with a pair outside the window (below "
-           "%d %% the row is\nnot informative); density: kept of the pairs that left the window; read: visible of all causal "
-           "pairs.\n", EVAL_INFORMATIVE);
+    printf("error: standard error; NLL: change of the loss of what is right against full; far: scored tokens with a pair "
+           "outside the\nwindow (below %d %% the row is not informative); density: kept of the pairs that left the window; "
+           "read: visible of all\ncausal pairs.\n", EVAL_INFORMATIVE);
 }
 
 /* --- JSON --- */

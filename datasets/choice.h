@@ -1,5 +1,5 @@
-/* choice.h - a multiple-choice question as the lm-evaluation-harness poses it: what stands before the answer, the answers, and
- * which of them is the gold one. Plain values that own their texts. */
+/* choice.h - a multiple-choice question as the lm-evaluation-harness poses it: what stands before the answer, the answers,
+ * and which of them is the gold one. Plain values that own their texts. */
 #ifndef SPKV_DATASETS_CHOICE_H
 #define SPKV_DATASETS_CHOICE_H
 
@@ -21,8 +21,8 @@ const char *text_list_get(const struct text_list *list, size_t i); /* borrowed u
 void text_list_clear(struct text_list *list);
 void text_list_free(struct text_list *list);
 
-/* Choice i is continuation i behind the context; with several contexts (WinoGrande) it is the one continuation behind context
- * i. A space stands between them unless the continuations bring their own. A zeroed struct is empty. */
+/* Choice i is continuation i behind the context; with several contexts (WinoGrande) it is the one continuation behind
+ * context i. A space stands between them unless the continuations bring their own. A zeroed struct is empty. */
 struct choice_question {
     struct str heading;             /* stands once before everything, few-shot examples included; often empty */
     struct text_list contexts, continuations;

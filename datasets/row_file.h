@@ -1,5 +1,5 @@
-/* row_file.h - all rows of one JSON Lines file (.jsonl, also .gz or .zst) in memory, with the lines they stand on: what tasks
- * are read from. Immutable once read. */
+/* row_file.h - all rows of one JSON Lines file (.jsonl, also .gz or .zst) in memory, with the lines they stand on: what
+ * tasks are read from. Immutable once read. */
 #ifndef SPKV_DATASETS_ROW_FILE_H
 #define SPKV_DATASETS_ROW_FILE_H
 

@@ -86,7 +86,8 @@ static int gold_of_doc(const struct row_context *c, size_t n_choices, size_t *go
     struct choice_question q = {0};
     struct err inner = {0};
     bool found = json_is_object(doc) && row_kind_find(doc, &no_fields, c->where, &kind, &inner) == OK &&
-                 row_kind_has_choices(kind) && row_question(kind, doc, c->where, &q, &inner) == OK && q.n_choices == n_choices;
+                 row_kind_has_choices(kind) && row_question(kind, doc, c->where, &q, &inner) == OK &&
+                 q.n_choices == n_choices;
     *gold = q.gold;
     choice_question_free(&q);
     return found ? OK : err_set(err, ERR_INPUT, c->where, "\"target\" names none of the %zu choices, by number or text",

@@ -1,8 +1,8 @@
 /* samples.h - rows of samples_*.jsonl, which lm_eval --log_samples writes: the very strings that a task of the
  * lm-evaluation-harness scored. For the table of rows.c.
  *
- * "arguments" is {"gen_args_0": {"arg_0": context, "arg_1": continuation}, ...}; older versions wrote [[context, continuation],
- * ...]. The second argument of a generation task is its settings, that of a rolling one is absent. */
+ * "arguments" is {"gen_args_0": {"arg_0": context, "arg_1": continuation}, ...}; older versions wrote [[context,
+ * continuation], ...]. The second argument of a generation task is its settings, that of a rolling one is absent. */
 #ifndef SPKV_DATASETS_SAMPLES_H
 #define SPKV_DATASETS_SAMPLES_H
 

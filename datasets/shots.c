@@ -87,8 +87,8 @@ int shots_put(struct shots *s, const json_t *row, struct str *out, struct err *e
     else if (rc == OK)
         rc = draw_examples(s, row, &pool, err);
     if (rc == OK && pool.n < s->n)
-        rc = err_set(err, ERR_INPUT, s->file->path, "holds %zu rows: too few for %zu examples that are not the question itself",
-                     s->file->n, s->n);
+        rc = err_set(err, ERR_INPUT, s->file->path, "holds %zu rows: too few for %zu examples that are not the question "
+                     "itself", s->file->n, s->n);
     for (size_t i = 0; rc == OK && i < s->n; i++)
         rc = put_example(s, pool.row[i], out, err);
     free(pool.row);

@@ -1,5 +1,5 @@
-/* shots.h - few-shot examples before a question, drawn and joined as the lm-evaluation-harness (0.4.13) does: context, a space
- * and the gold answer, and an empty line behind each. */
+/* shots.h - few-shot examples before a question, drawn and joined as the lm-evaluation-harness (0.4.13) does: context, a
+ * space and the gold answer, and an empty line behind each. */
 #ifndef SPKV_DATASETS_SHOTS_H
 #define SPKV_DATASETS_SHOTS_H
 

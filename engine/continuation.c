@@ -45,8 +45,8 @@ static int find_prefix(const char *dir, const struct tokenizer *tokenizer, const
         json_decref(object);
     }
     if (rc == OK && *id < 0)
-        rc = err_set(err, ERR_INPUT, dir, "the model names neither a start nor an end token: what stands before a text? (add "
-                     "\"bos_token\" to tokenizer_config.json)");
+        rc = err_set(err, ERR_INPUT, dir, "the model names neither a start nor an end token: what stands before a text? "
+                     "(add \"bos_token\" to tokenizer_config.json)");
     free(path);
     return rc;
 }
@@ -112,8 +112,8 @@ static int cut(const struct text_encoder *e, struct token_list *tokens, struct t
     if (n_continuation == 0)
         return err_set(err, ERR_INPUT, "", "the continuation adds no token to its context");
     if (n_continuation > e->max_length)
-        return err_set(err, ERR_INPUT, "", "a continuation of %zu tokens does not fit the model's %zu (score it as a text, or "
-                       "shorten it)", n_continuation, e->max_length);
+        return err_set(err, ERR_INPUT, "", "a continuation of %zu tokens does not fit the model's %zu (score it as a text, "
+                       "or shorten it)", n_continuation, e->max_length);
     if (span->n_cut == 0)
         return OK;
     memmove(tokens->data + span->first, tokens->data + span->first + span->n_cut,

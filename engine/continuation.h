@@ -1,6 +1,7 @@
-/* continuation.h - texts to score, as tokens, the way the lm-evaluation-harness (0.4.13, HFLM) makes them: white space at the
- * end of a context moves to its continuation, the whole string is encoded once and cut at the context's own number of tokens;
- * an empty context becomes the prefix token; what is too long loses tokens from the left. Immutable after opening. */
+/* continuation.h - texts to score, as tokens, the way the lm-evaluation-harness (0.4.13, HFLM) makes them: white space at
+ * the end of a context moves to its continuation, the whole string is encoded once and cut at the context's own number of
+ * tokens; an empty context becomes the prefix token; what is too long loses tokens from the left. Immutable after
+ * opening. */
 #ifndef SPKV_ENGINE_CONTINUATION_H
 #define SPKV_ENGINE_CONTINUATION_H
 
@@ -40,10 +41,10 @@ int encode_continuation(const struct text_encoder *encoder, const char *context,
 int encode_text(const struct text_encoder *encoder, const char *text, size_t n, struct token_list *tokens, size_t *n_special,
                 struct err *err);
 
-/* Window i over the n_tok tokens of a document with the prefix token in front, as a request: tokens first .. first + n_tok - 1,
- * of which the last n_tok - n_context are predicted; n_tok is 0 behind the last window. Every token but the prefix is predicted
- * once. stride 0: the harness's windows (get_rolling_token_windows with one token of context), of which only the last overlaps;
- * else each window begins `stride` tokens, at most max_length, behind the one before. */
+/* Window i over the n_tok tokens of a document with the prefix token in front, as a request: tokens first .. first + n_tok
+ * - 1, of which the last n_tok - n_context are predicted; n_tok is 0 behind the last window. Every token but the prefix is
+ * predicted once. stride 0: the harness's windows (get_rolling_token_windows with one token of context), of which only the
+ * last overlaps; else each window begins `stride` tokens, at most max_length, behind the one before. */
 struct token_span rolling_window(size_t n_tok, size_t max_length, size_t stride, size_t i);
 
 /* Python's \s and str.isspace(). */

@@ -18,9 +18,9 @@ struct generation_options {
     void *self;
 };
 
-/* Resets the slot, feeds the prompt (n >= 1 tokens) and appends the new text, decoded without special tokens and cut before the
- * first stop text, as the lm-evaluation-harness cuts it. Ends at an end-of-sequence token of the model's configuration, a stop
- * text, max_new tokens or the session's max_len. *n_new: tokens drawn. */
+/* Resets the slot, feeds the prompt (n >= 1 tokens) and appends the new text, decoded without special tokens and cut
+ * before the first stop text, as the lm-evaluation-harness cuts it. Ends at an end-of-sequence token of the model's
+ * configuration, a stop text, max_new tokens or the session's max_len. *n_new: tokens drawn. */
 int generate_text(struct session *session, int slot, uint64_t sequence_id, const struct model *model,
                   const struct tokenizer *tokenizer, const int32_t *prompt, size_t n,
                   const struct generation_options *options, struct str *text, size_t *n_new, struct err *err);

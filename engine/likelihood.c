@@ -280,7 +280,8 @@ static int run_bundle(struct scoring *s, const struct score_group *groups, size_
     return rc;
 }
 
-int scoring_run(struct scoring *s, const struct score_group *groups, size_t n_groups, struct score *scores, struct err *err) {
+int scoring_run(struct scoring *s, const struct score_group *groups, size_t n_groups, struct score *scores,
+                struct err *err) {
     int rc = prepare(s, groups, n_groups, err);
     for (size_t first = 0, done = 0, n; rc == OK && first < n_groups; first += n) {
         size_t n_requests = 0;

@@ -1,5 +1,5 @@
-/* likelihood.h - how likely continuations are behind their contexts, under any policy. Knows tokens, not texts; continuation.h
- * makes the tokens. One thread. Free a scoring before its model and its policy.
+/* likelihood.h - how likely continuations are behind their contexts, under any policy. Knows tokens, not texts;
+ * continuation.h makes the tokens. One thread. Free a scoring before its model and its policy.
  *
  * A request is scored as the lm-evaluation-harness scores it: all tokens but the last are fed, and every token of the
  * continuation is predicted by the row before it. Requests of one group have a beginning in common (a question and its

@@ -4,8 +4,8 @@
     scripts/spkv_lm_eval.py --model spkv --model_args 'model=DIR,options=--policy window --sinks 4' --tasks arc_easy ...
 
 All options are lm_eval's. model_args: model=DIR, a directory as spkv takes it; options=..., of `spkv serve` (without commas:
---window 128 in place of window=128); spkv=PATH of the program (build/spkv). Prompts come from lm_eval; tokens, truncation and
-scores from spkv, which follows its HFLM. Chat templates are not applied."""
+--window 128 in place of window=128); spkv=PATH of the program (build/spkv). Prompts come from lm_eval; tokens, truncation
+and scores from spkv, which follows its HFLM. Chat templates are not applied."""
 
 import json
 import shlex

@@ -1,6 +1,6 @@
-/* Scores of texts: few-shot draws against Python's random, windows and truncation against plain statements, shared beginnings
- * against requests that are fed alone, and questions of every kind against lm_eval itself, whose scores of the demo model
- * scripts/reference/lm_eval_scores.py stored in tests/data/eval. */
+/* Scores of texts: few-shot draws against Python's random, windows and truncation against plain statements, shared
+ * beginnings against requests that are fed alone, and questions of every kind against lm_eval itself, whose scores of the
+ * demo model scripts/reference/lm_eval_scores.py stored in tests/data/eval. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -358,7 +358,8 @@ static void score_spans(struct scoring *scoring, const struct token_list *tokens
         log_likelihood[i] = scores[i].log_likelihood;
 }
 
-/* The bar of 1e-3 nat, which leaves room for long answers: sums of f32 losses of up to a few nat, each good to about 1e-6. */
+/* The bar of 1e-3 nat, which leaves room for long answers: sums of f32 losses of up to a few nat, each good to about
+ * 1e-6. */
 static void expect_question(const struct lm_case *c, size_t row, const struct choice_question *q,
                             const double *log_likelihood) {
     static const char *const metrics[] = {"acc", "acc_norm", "acc_bytes"};

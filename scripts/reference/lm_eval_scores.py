@@ -6,7 +6,7 @@
     lm_eval_scores.py compare OUT.json ITEMS.jsonl     # what spkv eval -o wrote for the same files, in the same order
 
 KIND is arc, commonsenseqa, openbookqa, hellaswag, winogrande, boolq, piqa, mmlu, choice (multiple choice, from the file's
-authors' form) or rolling (rows with "text"). OUT.json holds for each task its metrics and for each item the log-likelihoods."""
+authors' form) or rolling (rows with "text"). OUT.json holds the metrics of each task and the scores of each item."""
 
 import argparse
 import json
@@ -50,7 +50,7 @@ def task_config(kind, path, shots):
     for key in ("tag", "task", "dataset_name", "training_split", "validation_split", "task_alias", "fewshot_split"):
         config.pop(key, None)
     first = kind == "mmlu"
-    config.update(task=f"{kind}_{pathlib.Path(path).name.split('.')[0]}", dataset_path="json", test_split="test",
+    config.update(task=f"{kind}_{pathlib.Path(path).name.split('.')[0]}_{shots}", dataset_path="json", test_split="test",
                   dataset_kwargs={"data_files": {"test": str(path)}}, num_fewshot=shots)
     if kind != "rolling":
         config.update(fewshot_split="test", fewshot_config={"sampler": "first_n" if first else "default"},
@@ -76,21 +76,20 @@ def open_model(path, max_length, threads):
 def evaluate(model, tasks, limit=None):
     """Metrics and items of (kind, path, shots), under the names of their tasks."""
     import lm_eval
-    result = {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, path, shots in tasks:
-            config = task_config(kind, prepared(kind, path, folder), shots)
-            out = lm_eval.simple_evaluate(model=model, tasks=[config], limit=limit, log_samples=True, bootstrap_iters=0)
-            name = config["task"]
-            items = []
-            for sample in out["samples"][name]:
-                item = {m: sample[m] for m in ("acc", "acc_norm", "acc_bytes") if m in sample}
-                item["log_likelihood"] = [float(r[0][0]) if isinstance(r[0], (list, tuple)) else float(r[0])
-                                          for r in sample["resps"]]
-                items.append(item)
-            metrics = {k.split(",")[0]: v for k, v in out["results"][name].items() if "," in k}
-            result[f"{name}_{shots}"] = {"kind": kind, "file": pathlib.Path(path).name, "shots": shots, "metrics": metrics,
-                                         "items": items}
+        configs = [task_config(kind, prepared(kind, path, folder), shots) for kind, path, shots in tasks]
+        out = lm_eval.simple_evaluate(model=model, tasks=configs, limit=limit, log_samples=True, bootstrap_iters=0)
+    result = {}
+    for config, (kind, path, shots) in zip(configs, tasks):
+        name = config["task"]
+        items = []
+        for sample in out["samples"][name]:
+            item = {m: sample[m] for m in ("acc", "acc_norm", "acc_bytes") if m in sample}
+            item["log_likelihood"] = [float(r[0][0]) if isinstance(r[0], (list, tuple)) else float(r[0])
+                                      for r in sample["resps"]]
+            items.append(item)
+        metrics = {k.split(",")[0]: v for k, v in out["results"][name].items() if "," in k}
+        result[name] = {"kind": kind, "file": pathlib.Path(path).name, "shots": shots, "metrics": metrics, "items": items}
     return result
 
 
@@ -103,8 +102,8 @@ def run(args):
 
 
 def fixtures(args):
-    """tests/data/eval/expected.json: the demo model on the small tasks beside it. Its directory has no tokenizer_config.json,
-    which HFLM wants: a copy gets one."""
+    """tests/data/eval/expected.json: the demo model on the small tasks beside it. HFLM wants a tokenizer_config.json, which
+    the model's directory does not have: a copy gets one."""
     data = ROOT / "tests/data/eval"
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "model"
@@ -115,16 +114,16 @@ def fixtures(args):
         result = evaluate(short, [("rolling", data / "rolling.jsonl", 0)])
         model = open_model(copy, None, 1)
         kinds = [*PACKAGE, "choice"]
-        result.update(evaluate(model, [(kind, data / f"{kind}.jsonl", 0) for kind in kinds]))
-        result.update(evaluate(model, [("arc", data / "arc.jsonl", 3), ("arc", data / "arc.jsonl", 5),
-                                       ("mmlu", data / "mmlu.jsonl", 2), ("winogrande", data / "winogrande.jsonl", 1)]))
+        tasks = [*((kind, 0) for kind in kinds), ("arc", 3), ("arc", 5), ("mmlu", 2), ("winogrande", 1)]
+        result.update(evaluate(model, [(kind, data / f"{kind}.jsonl", shots) for kind, shots in tasks]))
     for task in result.values():
         task["max_length"] = ROLLING_LENGTH if task["kind"] == "rolling" else 0
     (data / "expected.json").write_text(json.dumps(list(result.values()), indent=1) + "\n")
 
 
 def compare(args):
-    expected = [(name, i, item) for name, task in json.load(open(args.output)).items() for i, item in enumerate(task["items"])]
+    tasks = json.load(open(args.output))
+    expected = [(name, i, item) for name, task in tasks.items() for i, item in enumerate(task["items"])]
     got = [json.loads(line) for line in open(args.items)]
     if len(expected) != len(got):
         sys.exit(f"{len(expected)} items here, {len(got)} there")
@@ -140,8 +139,8 @@ def compare(args):
                 flips += 1
                 ties += metric == "acc" and best[0] - best[1] < 1e-3
                 print(f"{name} item {i}: {metric} is {want[metric]} here, {have[metric]} there: {want['log_likelihood']}")
-    print(f"{len(got)} items: log-likelihoods within {worst:.2e} nat ({worst_relative:.2e} relative), {flips} figures differ, "
-          f"{ties} of them by ties")
+    print(f"{len(got)} items: log-likelihoods within {worst:.2e} nat ({worst_relative:.2e} relative), {flips} figures "
+          f"differ, {ties} of them by ties")
     return worst_relative < 1e-3 and math.isfinite(worst)
 
 
