@@ -241,7 +241,8 @@ int cmd_eval(int argc, char **argv) {
         "Scores tasks under a policy and, beside it, under full attention of the same weights.\v"
         "A TASK is a file, FILE or KIND:FILE: questions with choices as .jsonl (ARC, HellaSwag, WinoGrande, BoolQ, MMLU, "
         "CommonsenseQA, PIQA, OpenBookQA in their authors' or the hub's form, or rows with prompt, choices, gold), "
-        "samples_*.jsonl of lm-eval, rows to be answered by a text (RULER's, GSM8K, or prompt and completion), or texts (.txt, .jsonl with text), whose perplexity is taken. The kind is found by "
+        "samples_*.jsonl of lm-eval, rows to be answered by a text (RULER, GSM8K, or prompt and completion), or texts "
+        "(.txt, .jsonl with text), whose perplexity is taken. The kind is found by "
         "the first row; openbookqa:FILE names it. Prompts, tokens and scores are those of lm-eval.",
         children, NULL, NULL};
     struct eval_options *o = calloc(1, sizeof *o);

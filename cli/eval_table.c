@@ -98,13 +98,12 @@ static json_t *row_json(const struct evaluation *e, const struct eval_row *row) 
     json_t *metrics = json_object();
     for (size_t i = 0; i < row->n_metrics; i++) {
         const struct eval_metric *m = &row->metrics[i];
-        json_object_set_new(metrics, m->name, json_pack("{s:o, s:o, s:o, s:o, s:o}", "value", json_finite(m->value), "stderr",
-                                                        json_finite(m->stderror), "low", json_finite(m->low), "high",
-                                                        json_finite(m->high), "full", json_finite(m->full)));
+        json_object_set_new(metrics, m->name, json_pack("{s:o, s:o, s:o, s:o, s:o}", "value", json_finite(m->value),
+                                                        "stderr", json_finite(m->stderror), "low", json_finite(m->low),
+                                                        "high", json_finite(m->high), "full", json_finite(m->full)));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:I, s:i, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:I, s:f}", "task", row->name, "note",
-                     row->note,
-                     "path", row->task->path, "kind", row->task->kind->name, "rows",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:I, s:i, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:I, s:f}", "task", row->name,
+                     "note", row->note, "path", row->task->path, "kind", row->task->kind->name, "rows",
                      row->task->row_kind ? row_kind_name(row->task->row_kind) : NULL, "n_items", (json_int_t)row->n_items,
                      "n_shots", row->n_shots, "metrics", metrics, "nll_change", estimate_json(&row->nll_change), "n_scored",
                      (json_int_t)row->n_scored, "far_fraction", json_finite(ratio(row->n_far, row->n_scored)), "informative",
