@@ -39,7 +39,7 @@ static void print_metric(const struct eval_metric *m) {
     if (isnan(m->low))
         print_number(m->stderror, "");
     else
-        printf(" %5.1f-%6.1f", m->low, m->high);
+        printf(" %6.2f-%-6.2f", m->low, m->high);
     print_number(m->full, "-");
 }
 
