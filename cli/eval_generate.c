@@ -295,6 +295,14 @@ static bool seen_before(const struct generate_run *r, size_t i) {
     return next_of_task(r, r->items[i].exercise.ruler, 0) < i;
 }
 
+/* After its task; with the length where there may be several. */
+static void name_row(const struct generate_run *r, const struct exercise *x, struct eval_row *row) {
+    if (r->e->options->n_tasks > 1 && x->max_length)
+        snprintf(row->name, sizeof row->name, "%s %d", ruler_task_name(x->ruler), x->max_length);
+    else
+        snprintf(row->name, sizeof row->name, "%s", ruler_task_name(x->ruler));
+}
+
 /* The first row is there already. */
 static int run_rows(struct generate_run *r, struct eval_row *row, struct err *err) {
     int rc = OK;
@@ -305,8 +313,7 @@ static int run_rows(struct generate_run *r, struct eval_row *row, struct err *er
         if (i > 0 && !(row = eval_next_row(r->e, r->task)))
             return err_set(err, ERR_INPUT, r->task->path, "more tasks in a file than there are");
         if (task)
-            snprintf(row->name, sizeof row->name, "%s%s%s", r->e->options->n_tasks > 1 ? r->task->name : "",
-                     r->e->options->n_tasks > 1 ? "/" : "", ruler_task_name(task));
+            name_row(r, &r->items[i].exercise, row);
         rc = run_row(r, task, row, err);
     }
     return rc;

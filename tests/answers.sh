@@ -37,6 +37,10 @@ grep -qE "^RULER 900 +3 .* 100\.0000 .*1 at the floor left out" "$dir/out" || fa
 [ "$(wc -l <"$dir/items.jsonl")" -eq 4 ] || fail "not a line an item"
 grep -q '"pred":' "$dir/items.jsonl" || fail "no answers"
 expect 0 '"chat": "none"' eval_ "$dir/tasks.jsonl" --policy full --limit 1 --json
+sed 's/"max_length": 900/"max_length": 1800/' "$dir/tasks.jsonl" | tail -n 1 >"$dir/longer.jsonl"
+expect 0 "wAvg (inc)        100.0000" eval_ "$dir/tasks.jsonl" "$dir/longer.jsonl" --policy full --limit 1
+grep -qE "^niah_single_1 1800 +1 " "$dir/out" || fail "rows of two lengths have one name: $(cat "$dir/out")"
+expect 3 "comes more than once" eval_ "$dir/longer.jsonl" "$dir/longer.jsonl" --policy full
 mkdir "$dir/niah_single_1" && sed 's/, "task": "niah_single_1", "max_length": 900//' "$dir/tasks.jsonl" | tail -n 3 \
     >"$dir/niah_single_1/validation.jsonl" # as RULER lays out its own
 expect 0 "niah_single_1" eval_ "$dir/niah_single_1/validation.jsonl" --limit 1 --alone
