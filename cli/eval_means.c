@@ -91,8 +91,8 @@ int eval_ruler_add(struct evaluation *e, const struct ruler_task *task, int leng
     const double *reference = e->full ? scores->score[SIDE_FULL] : is_full ? scores->score[SIDE_POLICY] : NULL;
     for (size_t i = 0; i < e->n_ruler; i++)
         if (e->ruler[i].task == task && e->ruler[i].length == length)
-            return err_set(err, ERR_INPUT, row->task->path, "%s of length %d comes more than once: an average would count it "
-                           "twice", ruler_task_name(task), length);
+            return err_set(err, ERR_INPUT, row->task->path, "%s of length %d comes more than once: an average would count "
+                           "it twice", ruler_task_name(task), length);
     int rc = mem_grow(&e->ruler, &e->ruler_cap, e->n_ruler + 1, sizeof *e->ruler, "results", err);
     if (rc != OK)
         return rc;

@@ -74,7 +74,8 @@ static void test_ruler(void **state) {
 
 static void test_gsm8k(void **state) {
     (void)state;
-    struct exercise x = must_read("{\"question\": \"Q?\", \"answer\": \"1 + 1,233 = <<1234=1234>>\\n#### 1,234\"}", "g.jsonl");
+    struct exercise x = must_read("{\"question\": \"Q?\", \"answer\": \"1 + 1,233 = <<1234=1234>>\\n#### 1,234\"}",
+                                  "g.jsonl");
     assert_string_equal(str_text(&x.input), "Question: Q?\nAnswer:");
     assert_int_equal(x.max_new, 256);
     assert_int_equal(x.n_stops, 3);
