@@ -35,7 +35,7 @@ static const struct argp_option argp_options[] = {
     {"chat", KEY_CHAT, "auto|off|FILE", 0,
      "generate: the chat template around a prompt (auto: the model's own; FILE: a text with {prompt} in it)", 3},
     {"stride", KEY_STRIDE, "N", 0, "rolling: windows that begin N tokens after each other (lm-eval's, end to end)", 3},
-    {"shots", KEY_SHOTS, "N", 0, "choice: examples before every question (0)", 4},
+    {"shots", KEY_SHOTS, "N", 0, "examples before every question (0)", 4},
     {"shots-from", KEY_SHOTS_FROM, "FILE", 0, "choice: where they come from (the task's own file, less the question)", 4},
     {"shot-sampler", KEY_SHOT_SAMPLER, "random|first", 0, "choice: how (random; first for MMLU), both as in lm-eval", 4},
     {"shot-seed", KEY_SHOT_SEED, "N", 0, "choice: of the random ones (1234)", 4},
@@ -167,14 +167,14 @@ static json_t *settings_json(const struct evaluation *e, const struct eval_task 
         json_array_append_new(files, json_pack("[s, s]", tasks[i].kind->name,
                                                file_hash(tasks[i].path, hash, NULL) == OK ? hash : tasks[i].path));
     const char *from = o->shots_from && file_hash(o->shots_from, hash, NULL) == OK ? hash : NULL;
-    return json_pack("{s:i, s:s, s:s, s:s, s:b, s:b, s:i, s:i, s:s, s:o, s:I, s:I, s:i, s:i, s:s?, s:s?, s:I, s:b}",
+    return json_pack("{s:i, s:s, s:s, s:s, s:b, s:b, s:i, s:i, s:s, s:o, s:I, s:I, s:i, s:i, s:s?, s:s?, s:I, s:b, s:s}",
                      "spkv_eval_journal", 1, "model", checkpoint_model_hash(e->loaded.checkpoint), "policy",
                      str_text(&e->loaded.policy->parameters), "dtype", e->loaded.dtype_name, "dense_prefill",
                      o->run.dense_prefill, "alone", o->alone, "chunk", o->run.chunk, "batch", o->run.batch, "backend",
                      o->run.backend, "tasks", files, "limit", (json_int_t)o->limit, "max_length",
                      (json_int_t)e->encoder.max_length, "stride", o->stride, "shots", o->n_shots, "shots_from", from,
                      "shot_sampler", o->shot_sampler, "shot_seed", (json_int_t)o->shot_seed, "special_tokens",
-                     e->encoder.add_special);
+                     e->encoder.add_special, "chat", o->chat);
 }
 
 static int open_output(struct evaluation *e, const struct eval_task *tasks, struct err *err) {
@@ -241,7 +241,8 @@ int cmd_eval(int argc, char **argv) {
         "Scores tasks under a policy and, beside it, under full attention of the same weights.\v"
         "A TASK is a file, FILE or KIND:FILE: questions with choices as .jsonl (ARC, HellaSwag, WinoGrande, BoolQ, MMLU, "
         "CommonsenseQA, PIQA, OpenBookQA in their authors' or the hub's form, or rows with prompt, choices, gold), "
-        "samples_*.jsonl of lm-eval, or texts (.txt, .jsonl with text), whose perplexity is taken. The kind is found by "
+        "samples_*.jsonl of lm-eval, rows to be answered by a text (RULER, GSM8K, or prompt and completion), or texts "
+        "(.txt, .jsonl with text), whose perplexity is taken. The kind is found by "
         "the first row; openbookqa:FILE names it. Prompts, tokens and scores are those of lm-eval.",
         children, NULL, NULL};
     struct eval_options *o = calloc(1, sizeof *o);

@@ -110,7 +110,18 @@ static int open_session(struct generate_run *r, enum eval_side side, const struc
     return session_create(r->e->loaded.model, &options, &r->sessions[side], err);
 }
 
-static int count_cache(struct generate_run *r, struct eval_row *row, struct err *err) {
+/* What an item was answered, under both sides, and what the policy's cache held and was asked for meanwhile. */
+struct answers {
+    struct str text[N_SIDES];
+    uint64_t n_new, n_far, n_kept, n_left_window, visible_pairs, causal_pairs;
+};
+
+static void answers_free(struct answers *a) {
+    for (int side = 0; side < N_SIDES; side++)
+        str_free(&a->text[side]);
+}
+
+static int count_cache(struct generate_run *r, struct answers *a, struct err *err) {
     const struct model_config *c = r->e->loaded.model->config;
     const struct policy *p = r->e->loaded.policy;
     struct kv_counts counts = {.n_kept = r->n_kept, .visible_pairs = r->visible};
@@ -120,10 +131,10 @@ static int count_cache(struct generate_run *r, struct eval_row *row, struct err 
         uint64_t inside = (uint64_t)p->window[i] + (uint64_t)p->sinks;
         if (c->layers[i / (size_t)c->n_kv_heads].sliding_window > 0)
             continue;
-        row->n_left_window += n > inside ? n - inside : 0;
-        row->n_kept += r->n_kept[i];
-        row->visible_pairs += r->visible[i];
-        row->causal_pairs += n * (n + 1) / 2;
+        a->n_left_window += n > inside ? n - inside : 0;
+        a->n_kept += r->n_kept[i];
+        a->visible_pairs += r->visible[i];
+        a->causal_pairs += n * (n + 1) / 2;
     }
     return rc;
 }
@@ -132,8 +143,14 @@ static bool is_done(void *self, const char *text, size_t n) {
     return exercise_is_done(self, text, n);
 }
 
-static int answer(struct generate_run *r, size_t i, enum eval_side side, struct eval_row *row, struct str *text,
-                  struct err *err) {
+/* A zero byte, which JSON cannot carry through, becomes a line break: to the rules it is the same. */
+static void replace_zeros(struct str *text) {
+    for (size_t i = 0; i < text->len; i++)
+        if (text->data[i] == 0)
+            text->data[i] = '\n';
+}
+
+static int generate_answer(struct generate_run *r, size_t i, enum eval_side side, struct answers *out, struct err *err) {
     struct item *item = &r->items[i];
     const struct policy *p = r->e->loaded.policy;
     struct generation_options options = {.max_new = item->max_new,
@@ -145,18 +162,61 @@ static int answer(struct generate_run *r, size_t i, enum eval_side side, struct 
                                          .self = &item->exercise};
     size_t n_new;
     int rc = generate_text(r->sessions[side], 0, i, r->e->loaded.model, r->e->loaded.tokenizer, r->tokens.data + item->first,
-                           item->n_tok, &options, text, &n_new, err);
-    if (rc == OK)
-        rc = exercise_score(&item->exercise, str_text(text), text->len, item->scores[side], err);
+                           item->n_tok, &options, &out->text[side], &n_new, err);
+    replace_zeros(&out->text[side]);
     if (rc != OK || side == SIDE_FULL)
         return rc;
-    row->n_scored += n_new; /* each was drawn behind the one before it, the first behind the prompt */
+    out->n_new = n_new; /* the first was drawn behind the prompt, each other one behind the one before it */
     for (size_t query = item->n_tok - 1; query < item->n_tok - 1 + n_new; query++)
-        row->n_far += query >= (size_t)p->base_window + (size_t)p->sinks;
-    return count_cache(r, row, err);
+        out->n_far += query >= (size_t)p->base_window + (size_t)p->sinks;
+    return count_cache(r, out, err);
 }
 
-static int put_item(struct generate_run *r, size_t i, const struct eval_row *row, const struct str *texts, struct err *err) {
+/* Answers in the journal: both texts and six numbers. */
+static json_t *pack_answers(const struct answers *a) {
+    return json_pack("[s#, s#, I, I, I, I, I, I]", str_text(&a->text[SIDE_POLICY]), (int)a->text[SIDE_POLICY].len,
+                     str_text(&a->text[SIDE_FULL]), (int)a->text[SIDE_FULL].len, (json_int_t)a->n_new, (json_int_t)a->n_far,
+                     (json_int_t)a->n_kept, (json_int_t)a->n_left_window, (json_int_t)a->visible_pairs,
+                     (json_int_t)a->causal_pairs);
+}
+
+static bool unpack_answers(json_t *from, struct answers *a) {
+    const char *text[N_SIDES];
+    json_int_t n[6];
+    if (json_unpack(from, "[s, s, I, I, I, I, I, I]", &text[SIDE_POLICY], &text[SIDE_FULL], &n[0], &n[1], &n[2], &n[3],
+                    &n[4], &n[5]) != 0)
+        return false;
+    for (int side = 0; side < N_SIDES; side++)
+        str_puts(&a->text[side], text[side]);
+    a->n_new = (uint64_t)n[0];
+    a->n_far = (uint64_t)n[1];
+    a->n_kept = (uint64_t)n[2];
+    a->n_left_window = (uint64_t)n[3];
+    a->visible_pairs = (uint64_t)n[4];
+    a->causal_pairs = (uint64_t)n[5];
+    return true;
+}
+
+/* Of the journal where it has them, else generated. */
+static int find_answers(struct generate_run *r, size_t i, struct answers *out, struct err *err) {
+    struct eval_journal *journal = r->e->journal;
+    char key[64];
+    int rc = OK;
+    snprintf(key, sizeof key, "%zu:answer:%zu", r->e->n_rows, i);
+    json_t *stored = journal ? eval_journal_take(journal, key) : NULL;
+    if (stored && !unpack_answers(stored, out))
+        rc = err_set(err, ERR_INPUT, r->e->options->output, "the interrupted run has a line that is no answer (--force "
+                     "begins anew)");
+    for (int side = 0; rc == OK && !stored && side < N_SIDES; side++)
+        if (r->sessions[side])
+            rc = generate_answer(r, i, (enum eval_side)side, out, err);
+    if (rc == OK && !stored && journal)
+        rc = eval_journal_put(journal, key, pack_answers(out), err);
+    json_decref(stored);
+    return rc;
+}
+
+static int put_item(struct generate_run *r, size_t i, const struct eval_row *row, const struct answers *a, struct err *err) {
     static const char *const keys[N_SIDES] = {"pred", "pred_full"};
     const struct exercise *x = &r->items[i].exercise;
     json_t *object = json_pack("{s:s, s:I, s:I, s:I, s:O}", "task", row->name, "item", (json_int_t)i, "line",
@@ -165,23 +225,35 @@ static int put_item(struct generate_run *r, size_t i, const struct eval_row *row
     for (size_t score = 0; score < exercise_n_scores(x); score++)
         json_object_set_new(object, exercise_score_name(x, score), json_real(r->items[i].scores[SIDE_POLICY][score]));
     for (int side = 0; side < N_SIDES; side++)
-        if (r->sessions[side]) /* what the tokenizer decodes is UTF-8; it may hold zeros */
-            json_object_set_new(object, keys[side], json_stringn(str_text(&texts[side]), texts[side].len));
+        if (r->sessions[side])
+            json_object_set_new(object, keys[side], json_stringn(str_text(&a->text[side]), a->text[side].len));
     return eval_put_item(r->e, object, err);
 }
 
+static void count_answers(const struct answers *a, struct eval_row *row) {
+    row->n_scored += a->n_new;
+    row->n_far += a->n_far;
+    row->n_kept += a->n_kept;
+    row->n_left_window += a->n_left_window;
+    row->visible_pairs += a->visible_pairs;
+    row->causal_pairs += a->causal_pairs;
+}
+
 static int run_item(struct generate_run *r, size_t i, struct eval_row *row, struct err *err) {
-    struct str texts[N_SIDES] = {{0}};
-    int rc = OK;
+    struct item *item = &r->items[i];
+    struct answers answers = {0};
+    int rc = find_answers(r, i, &answers, err);
     for (int side = 0; rc == OK && side < N_SIDES; side++)
         if (r->sessions[side])
-            rc = answer(r, i, (enum eval_side)side, row, &texts[side], err);
+            rc = exercise_score(&item->exercise, str_text(&answers.text[side]), answers.text[side].len, item->scores[side],
+                                err);
+    if (rc == OK)
+        count_answers(&answers, row);
     if (rc == OK && r->e->items.stream)
-        rc = put_item(r, i, row, texts, err);
-    for (int side = 0; side < N_SIDES; side++)
-        str_free(&texts[side]);
+        rc = put_item(r, i, row, &answers, err);
+    answers_free(&answers);
     if (rc == OK && *r->e->stop)
-        rc = err_set(err, ERR_INCOMPLETE, "", "stopped in %s: nothing is written", r->task->path);
+        rc = err_set(err, ERR_INCOMPLETE, "", "stopped before the end: there is no result");
     eval_advance(r->e, 1);
     return rc;
 }
@@ -223,6 +295,14 @@ static bool seen_before(const struct generate_run *r, size_t i) {
     return next_of_task(r, r->items[i].exercise.ruler, 0) < i;
 }
 
+/* After its task; with the length where there may be several. */
+static void name_row(const struct generate_run *r, const struct exercise *x, struct eval_row *row) {
+    if (r->e->options->n_tasks > 1 && x->max_length)
+        snprintf(row->name, sizeof row->name, "%s %d", ruler_task_name(x->ruler), x->max_length);
+    else
+        snprintf(row->name, sizeof row->name, "%s", ruler_task_name(x->ruler));
+}
+
 /* The first row is there already. */
 static int run_rows(struct generate_run *r, struct eval_row *row, struct err *err) {
     int rc = OK;
@@ -233,8 +313,7 @@ static int run_rows(struct generate_run *r, struct eval_row *row, struct err *er
         if (i > 0 && !(row = eval_next_row(r->e, r->task)))
             return err_set(err, ERR_INPUT, r->task->path, "more tasks in a file than there are");
         if (task)
-            snprintf(row->name, sizeof row->name, "%s%s%s", r->e->options->n_tasks > 1 ? r->task->name : "",
-                     r->e->options->n_tasks > 1 ? "/" : "", ruler_task_name(task));
+            name_row(r, &r->items[i].exercise, row);
         rc = run_row(r, task, row, err);
     }
     return rc;

@@ -89,6 +89,10 @@ int eval_ruler_add(struct evaluation *e, const struct ruler_task *task, int leng
                    struct eval_scores *scores, struct err *err) {
     bool is_full = strcmp(e->loaded.policy->name, "full") == 0;
     const double *reference = e->full ? scores->score[SIDE_FULL] : is_full ? scores->score[SIDE_POLICY] : NULL;
+    for (size_t i = 0; i < e->n_ruler; i++)
+        if (e->ruler[i].task == task && e->ruler[i].length == length)
+            return err_set(err, ERR_INPUT, row->task->path, "%s of length %d comes more than once: an average would count "
+                           "it twice", ruler_task_name(task), length);
     int rc = mem_grow(&e->ruler, &e->ruler_cap, e->n_ruler + 1, sizeof *e->ruler, "results", err);
     if (rc != OK)
         return rc;
@@ -122,7 +126,7 @@ struct counted {
     size_t n, n_groups, n_floor, n_items;
 };
 
-static int count_results(const struct evaluation *e, int length, struct counted *out, struct err *err) {
+static void count_results(const struct evaluation *e, int length, struct counted *out) {
     size_t in_group[RULER_N_GROUPS] = {0};
     enum ruler_group group[RULER_N_TASKS];
     *out = (struct counted){0};
@@ -133,9 +137,6 @@ static int count_results(const struct evaluation *e, int length, struct counted 
         out->n_floor += r->floor;
         if (r->floor)
             continue;
-        if (out->n == RULER_N_TASKS)
-            return err_set(err, ERR_INPUT, r->file->path, "%s of length %d comes more than once: its average would count it "
-                           "twice", ruler_task_name(r->task), length);
         out->n_items += r->scores.n;
         group[out->n] = ruler_task_group(r->task);
         in_group[group[out->n]]++;
@@ -146,7 +147,6 @@ static int count_results(const struct evaluation *e, int length, struct counted 
         out->group_weight[i] = 1 / (double)in_group[group[i]];
     for (size_t g = 0; g < RULER_N_GROUPS; g++)
         out->n_groups += in_group[g] > 0;
-    return OK;
 }
 
 static struct eval_row *mean_row(struct evaluation *e, const char *name, int length) {
@@ -162,11 +162,9 @@ static struct eval_row *mean_row(struct evaluation *e, const char *name, int len
 /* The averages of one length; *mean and *mean_full are those over tasks. */
 static int put_length(struct evaluation *e, int length, double mean[N_SIDES], struct err *err) {
     struct counted c;
-    int rc = count_results(e, length, &c, err);
-    if (rc != OK)
-        return rc;
+    count_results(e, length, &c);
     struct eval_row *row = mean_row(e, "RULER", length);
-    rc = put_mean(e, row, TASK_MEANS[c.n], c.scores, c.task_weight, c.n, 100, err);
+    int rc = put_mean(e, row, TASK_MEANS[c.n], c.scores, c.task_weight, c.n, 100, err);
     if (rc == OK)
         rc = put_mean(e, row, GROUP_MEANS[c.n_groups], c.scores, c.group_weight, c.n, 100, err);
     if (rc != OK)

@@ -34,12 +34,12 @@ static void print_number(double x, const char *missing) {
 static void print_metric(const struct eval_metric *m) {
     printf(" %-16s", m->name);
     print_number(m->value, "-");
-    if (!isnan(m->low))
-        printf(" %6.2f-%6.2f", m->low, m->high);
-    else if (isnan(m->stderror))
-        printf(" %13s", "");
+    if (isnan(m->low))
+        printf("    ");
+    if (isnan(m->low))
+        print_number(m->stderror, "");
     else
-        printf("    +- %6.4f", m->stderror);
+        printf(" %6.2f-%-6.2f", m->low, m->high);
     print_number(m->full, "-");
 }
 
@@ -67,8 +67,8 @@ void eval_print_text(const struct evaluation *e) {
     printf("policy %s, window %d + %d sinks, %s prefill%s\n", e->loaded.policy->name, e->loaded.policy->base_window,
            e->loaded.policy->sinks, e->options->run.dense_prefill ? "dense" : "pruned",
            e->full ? "; full: full attention of the same weights" : "");
-    printf("%-*s %6s %5s %-16s %9s %13s %9s %8s %18s %8s %8s %8s\n", width, "task", "items", "shots", "figure", "",
-           "95 % or +-", "full", "NLL", "95 %", "far", "density", "read");
+    printf("%-*s %6s %5s %-16s %9s %13s %9s %8s %18s %8s %8s %8s\n", width, "task", "items", "shots", "figure", "value",
+           "error or 95 %", "full", "NLL", "95 %", "far", "density", "read");
     for (size_t i = 0; i < e->n_rows; i++) {
         const struct eval_row *row = &e->rows[i];
         for (size_t m = 0; m < row->n_metrics; m++) {
@@ -98,13 +98,12 @@ static json_t *row_json(const struct evaluation *e, const struct eval_row *row) 
     json_t *metrics = json_object();
     for (size_t i = 0; i < row->n_metrics; i++) {
         const struct eval_metric *m = &row->metrics[i];
-        json_object_set_new(metrics, m->name, json_pack("{s:o, s:o, s:o, s:o, s:o}", "value", json_finite(m->value), "stderr",
-                                                        json_finite(m->stderror), "low", json_finite(m->low), "high",
-                                                        json_finite(m->high), "full", json_finite(m->full)));
+        json_object_set_new(metrics, m->name, json_pack("{s:o, s:o, s:o, s:o, s:o}", "value", json_finite(m->value),
+                                                        "stderr", json_finite(m->stderror), "low", json_finite(m->low),
+                                                        "high", json_finite(m->high), "full", json_finite(m->full)));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:I, s:i, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:I, s:f}", "task", row->name, "note",
-                     row->note,
-                     "path", row->task->path, "kind", row->task->kind->name, "rows",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:I, s:i, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:I, s:f}", "task", row->name,
+                     "note", row->note, "path", row->task->path, "kind", row->task->kind->name, "rows",
                      row->task->row_kind ? row_kind_name(row->task->row_kind) : NULL, "n_items", (json_int_t)row->n_items,
                      "n_shots", row->n_shots, "metrics", metrics, "nll_change", estimate_json(&row->nll_change), "n_scored",
                      (json_int_t)row->n_scored, "far_fraction", json_finite(ratio(row->n_far, row->n_scored)), "informative",

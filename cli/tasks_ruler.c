@@ -5,9 +5,10 @@
 
 #include "base/file.h"
 #include "cli/cli.h"
+#include "engine/chat.h"
 #include "engine/config.h"
 
-enum { KEY_TASK = 0x300, KEY_LENGTH, KEY_MODEL, KEY_TOKENIZER, KEY_HAYSTACK, KEY_SQUAD, KEY_HOTPOT };
+enum { KEY_TASK = 0x300, KEY_LENGTH, KEY_MODEL, KEY_TOKENIZER, KEY_HAYSTACK, KEY_SQUAD, KEY_HOTPOT, KEY_CHAT };
 
 static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "recall, ruler", 3},
@@ -16,6 +17,7 @@ static const struct argp_option argp_options[] = {
     {"tokenizer", KEY_TOKENIZER, "FILE", 0, "a tokenizer.json alone, in place of --model", 3},
     {NULL, 0, NULL, 0, "ruler", 4},
     {"task", KEY_TASK, "NAME[,NAME...]", 0, "which of the 13 (all; qa_1 and qa_2 where their file is given)", 4},
+    {"chat", KEY_CHAT, "auto|off|FILE", 0, "leave room for this chat template, as spkv eval puts it around (auto)", 4},
     {"haystack", KEY_HAYSTACK, "CORPUS", 0, "hide needles in this text; several times for more (generated prose)", 4},
     {"squad", KEY_SQUAD, "FILE", 0, "dev-v2.0.json of SQuAD, for qa_1", 4},
     {"hotpot", KEY_HOTPOT, "FILE", 0, "hotpot_dev_distractor_v1.json, for qa_2", 4},
@@ -51,6 +53,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         o->haystack[o->n_haystacks++] = arg;
         o->given = "haystack";
         break;
+    case KEY_CHAT: o->chat = arg, o->given = "chat"; break;
     case KEY_SQUAD: o->squad = arg, o->given = "squad"; break;
     case KEY_HOTPOT: o->hotpot = arg, o->given = "hotpot"; break;
     default: return ARGP_ERR_UNKNOWN;
@@ -65,6 +68,7 @@ struct opened {
     struct tokenizer *tokenizer;
     struct haystack *haystack;
     struct documents *squad, *hotpot;
+    struct chat chat;
 };
 
 static void opened_close(struct opened *opened) {
@@ -72,6 +76,7 @@ static void opened_close(struct opened *opened) {
     haystack_free(opened->haystack);
     documents_free(opened->squad);
     documents_free(opened->hotpot);
+    chat_free(&opened->chat);
 }
 
 static int check_limit(const struct tasks_ruler *o, struct err *err) {
@@ -103,6 +108,10 @@ static int open_all(const struct tasks_ruler *o, struct opened *out, struct err 
     *out = (struct opened){0};
     int rc = o->length ? tasks_open_tokenizer(o, &out->tokenizer, err)
                        : err_set(err, ERR_USAGE, "", "how long is a row? Give --length N");
+    if (rc == OK && !o->model && o->chat && strcmp(o->chat, "auto") == 0)
+        rc = err_set(err, ERR_USAGE, "--chat", "auto is the template of a --model");
+    if (rc == OK)
+        rc = chat_open(o->model, o->chat ? o->chat : o->model ? "auto" : "off", &out->chat, err);
     if (rc == OK && o->n_haystacks)
         rc = haystack_open(o->haystack, o->n_haystacks, &out->haystack, err);
     if (rc == OK && o->squad)
@@ -120,6 +129,8 @@ int tasks_ruler_write(FILE *stream, const struct tasks_ruler *o, uint64_t n_rows
                                     .seed = seed,
                                     .length = o->length,
                                     .tokenizer = opened.tokenizer,
+                                    .before = opened.chat.before,
+                                    .after = opened.chat.after,
                                     .haystack = opened.haystack,
                                     .squad = opened.squad,
                                     .hotpot = opened.hotpot};

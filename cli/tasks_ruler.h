@@ -18,6 +18,7 @@ struct tasks_ruler {
     int length;                 /* 0 = not given */
     const char *model, *tokenizer; /* whose tokens `length` counts: one of them */
     const char *squad, *hotpot;
+    const char *chat;              /* auto, off, FILE: engine/chat.h; NULL = auto with a model, else off */
     char *haystack[TASKS_RULER_MAX_HAYSTACKS];
     size_t n_haystacks;
     const char *given;          /* name of an option of ruler's own that was given, NULL = none */

@@ -22,7 +22,7 @@ void answer_clean(const char *text, size_t n, struct str *out);
 int answer_match_all(const struct str *clean, const json_t *references, double *out, struct err *err);
 int answer_match_part(const struct str *clean, const json_t *references, double *out, struct err *err);
 
-/* RULER's score of a task: the mean of n scores whose sum this is, in percent, rounded to two decimals as Python's round(). */
+/* RULER's score of a task: the mean of n scores with this sum, in percent, rounded to two decimals as Python's round(). */
 double answer_percent(double sum, size_t n);
 
 /* GSM8K as in the lm-evaluation-harness (v0.4, version 3): the number behind "#### " in the text (strict), or the last

@@ -1,6 +1,6 @@
 /* ruler.h - long texts with something to find, follow or count, after RULER (Hsieh et al., arXiv 2404.06654, Apache-2.0),
- * whose prompts, counts and field names these are. RULER-style: word lists and prose are our own, so scores are not comparable
- * digit by digit with those of the original files.
+ * whose prompts, counts and field names these are. RULER-style: word lists and prose are our own, so scores are not
+ * comparable digit by digit with those of the original files.
  *
  *   task             haystack   asked                                       new tokens  scored by
  *   niah_single_1    noise      the number of the only key                  128         all references

@@ -1,5 +1,5 @@
-/* Chat templates: the known ones, found by their text wherever a model keeps it; others refused by hash. What a template makes
- * of a message was rendered with Jinja. */
+/* Chat templates: the known ones, found by their text wherever a model keeps it; others refused by hash. What a template
+ * makes of a message was rendered with Jinja. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
