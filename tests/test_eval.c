@@ -62,6 +62,59 @@ static void test_draws(void **state) {
     }
 }
 
+/* --- samples of lm_eval: gold answers, and what stands between context and continuation --- */
+
+struct sample_case {
+    const char *line; /* ' stands for " */
+    int gold;         /* -1: refused */
+    size_t n_choices;
+    const char *context, *continuation; /* of the gold choice, the latter with what stands before it */
+    const char *text;                   /* whose length counts */
+};
+
+static const struct sample_case samples[] = {
+    {"{'doc_id': 0, 'target': '1', 'arguments': {'gen_args_0': {'arg_0': 'q:', 'arg_1': ' no'}, 'gen_args_1': {"
+     "'arg_0': 'q:', 'arg_1': ' yes'}}}", 1, 2, "q:", " yes", "yes"},
+    {"{'doc_id': 0, 'target': 'B', 'arguments': [['q:', ' A'], ['q:', ' B']]}", 1, 2, "q:", " B", "B"},
+    {"{'doc_id': 0, 'target': 0, 'arguments': [['q:', 'yes'], ['q:', ' no']]}", 0, 2, "q:", "yes", "yes"},
+    {"{'doc_id': 0, 'target': 'it went.', 'arguments': [['a dog', ' it went.'], ['a cat', ' it went.']], 'doc': {"
+     "'sentence': 'a _ it went.', 'option1': 'dog', 'option2': 'cat', 'answer': '2'}}", 1, 2, "a cat", " it went.", "a cat"},
+    {"{'doc_id': 0, 'target': ' end', 'arguments': [['to the', ' end']]}", 0, 1, "to the", " end", "end"},
+    {"{'doc_id': 0, 'target': '2', 'arguments': [['q:', ' A'], ['q:', ' B']]}", -1, 0, NULL, NULL, NULL},
+    {"{'doc_id': 0, 'target': 'C', 'arguments': [['q:', ' A'], ['q:', ' B']]}", -1, 0, NULL, NULL, NULL},
+    {"{'doc_id': 0, 'target': 'x', 'arguments': [['q:', {'until': []}]]}", -1, 0, NULL, NULL, NULL},
+};
+
+static void test_samples(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) {
+        const struct sample_case *c = &samples[i];
+        struct choice_question q = {0};
+        struct str continuation = {0};
+        struct err err = {0};
+        char line[512];
+        json_t *row;
+        snprintf(line, sizeof line, "%s", c->line);
+        for (char *p = line; *p; p++)
+            *p = *p == '\'' ? '"' : *p;
+        must(row_parse(line, strlen(line), "f:7", &row, &err), &err);
+        int rc = row_question(row_kind_named("lm-eval samples"), row, "f:7", &q, &err);
+        assert_int_equal(rc, c->gold < 0 ? ERR_INPUT : OK);
+        if (rc == OK) {
+            choice_put_continuation(&q, q.gold, &continuation);
+            assert_int_equal(q.gold, c->gold);
+            assert_int_equal(q.n_choices, c->n_choices);
+            assert_string_equal(choice_context(&q, q.gold), c->context);
+            assert_string_equal(str_text(&continuation), c->continuation);
+            assert_string_equal(choice_text(&q, q.gold), c->text);
+        } else
+            assert_string_equal(err.where, "f:7");
+        str_free(&continuation);
+        choice_question_free(&q);
+        json_decref(row);
+    }
+}
+
 /* --- windows --- */
 
 /* The example of lm_eval's loglikelihood_rolling: ten tokens behind a prefix, windows of four. */
@@ -457,6 +510,7 @@ static void test_lm_eval(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_samples),
         cmocka_unit_test(test_harness_windows),
         cmocka_unit_test(test_windows_cover),
         cmocka_unit_test_setup_teardown(test_pairs, open_demo, close_demo),
