@@ -243,6 +243,7 @@ struct group_world {
 
 static int open_groups(void **state) {
     static struct group_world w;
+    w.n = 0;
     model_case_open("llama-gqa", &w.model_case);
     float vocab = (float)checkpoint_config(w.model_case.checkpoint)->vocab_size;
     for (uint32_t g = 0; g < N_GROUPS; g++) {
@@ -344,6 +345,34 @@ static void test_groups(void **state) {
         expect_groups(*state, ops_cpu(), policies[i], 3, 7);
         expect_groups(*state, ops_guard(), policies[i], 5, 16);
     }
+}
+
+/* A context that is read densely: its last row predicts as under full attention, and pruning acts behind it. */
+static void test_dense_contexts(void **state) {
+    const struct group_world *w = *state;
+    struct policy *policies[] = {policy_of(w, "full"), policy_of(w, "window"), policy_of(w, "window")};
+    struct device *dev;
+    struct model *model;
+    struct score scores[3][N_GROUPS * MAX_CHOICES];
+    struct err err = {0};
+    must(ops_cpu()->open(&(struct device_options){.n_threads = 1}, &dev, &err), &err);
+    must(model_load(w->model_case.checkpoint, ops_cpu(), dev, &model, &err), &err);
+    for (int i = 0; i < 3; i++) {
+        struct scoring_options options = {.policy = policies[i], .batch = 3, .chunk = 512, .dense_prefill = i == 2};
+        struct scoring *scoring;
+        must(scoring_create(model, &options, &scoring, &err), &err);
+        must(scoring_run(scoring, w->groups, N_GROUPS, scores[i], &err), &err);
+        scoring_free(scoring);
+        policy_free(policies[i]);
+    }
+    for (size_t i = 0; i < w->n; i++) {
+        const struct score *full = &scores[0][i], *pruned = &scores[1][i], *dense = &scores[2][i];
+        bool one = w->requests[i].n_tok - w->requests[i].n_context == 1, far = w->requests[i].n_context > WINDOW + SINKS;
+        assert_int_equal(fabs(dense->log_likelihood - full->log_likelihood) < 1e-5, one); /* the context's last row alone */
+        assert_int_equal(fabs(dense->log_likelihood - pruned->log_likelihood) < 1e-5, !far);
+    }
+    model_free(model);
+    ops_cpu()->close(dev);
 }
 
 /* --- against lm_eval --- */
@@ -515,6 +544,7 @@ int main(void) {
         cmocka_unit_test(test_windows_cover),
         cmocka_unit_test_setup_teardown(test_pairs, open_demo, close_demo),
         cmocka_unit_test_setup_teardown(test_groups, open_groups, close_groups),
+        cmocka_unit_test_setup_teardown(test_dense_contexts, open_groups, close_groups),
         cmocka_unit_test_setup_teardown(test_lm_eval, open_demo, close_demo),
     };
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
