@@ -281,9 +281,34 @@ static int run_bundle(struct scoring *s, const struct score_group *groups, size_
     return rc;
 }
 
+/* In a dense prefill a context is dense to its end: requests whose contexts differ become groups of their own. */
+static int split_groups(const struct score_group *groups, size_t *n_groups, struct score_group **out, struct err *err) {
+    size_t n_requests = 0, n = 0;
+    for (size_t g = 0; g < *n_groups; g++)
+        n_requests += groups[g].n;
+    if (!(*out = mem_alloc(n_requests, sizeof **out, "groups", err)))
+        return ERR_MEMORY;
+    for (size_t g = 0; g < *n_groups; g++) {
+        bool common = true;
+        for (size_t i = 0; i < groups[g].n; i++)
+            common &= groups[g].requests[i].n_context == shared_length(&groups[g]);
+        if (common)
+            (*out)[n++] = groups[g];
+        for (size_t i = 0; !common && i < groups[g].n; i++)
+            (*out)[n++] = (struct score_group){.requests = &groups[g].requests[i], .n = 1, .id = groups[g].id};
+    }
+    *n_groups = n;
+    return OK;
+}
+
 int scoring_run(struct scoring *s, const struct score_group *groups, size_t n_groups, struct score *scores,
                 struct err *err) {
-    int rc = prepare(s, groups, n_groups, err);
+    struct score_group *split = NULL;
+    int rc = s->options.dense_prefill ? split_groups(groups, &n_groups, &split, err) : OK;
+    if (split)
+        groups = split;
+    if (rc == OK)
+        rc = prepare(s, groups, n_groups, err);
     for (size_t first = 0, done = 0, n; rc == OK && first < n_groups; first += n) {
         size_t n_requests = 0;
         for (n = 0; n < s->options.batch && first + n < n_groups && n_requests + groups[first + n].n <= s->n_slots; n++)
@@ -291,5 +316,6 @@ int scoring_run(struct scoring *s, const struct score_group *groups, size_t n_gr
         rc = run_bundle(s, groups + first, n, scores + done, err);
         done += n_requests;
     }
+    free(split);
     return rc;
 }

@@ -5,7 +5,7 @@
  * continuation is predicted by the row before it. Requests of one group have a beginning in common (a question and its
  * choices); it is fed once, in steps of `chunk`, and the slot that holds it is forked. Steps of what follows begin anew
  * there, so that the result does not depend on what else is in the batch. With dense_prefill gates act from the end of the
- * common beginning on: a context is read densely, its continuation sees the pruned cache. */
+ * context on: it is read densely, its continuation sees the pruned cache; requests whose contexts differ are fed alone. */
 #ifndef SPKV_ENGINE_LIKELIHOOD_H
 #define SPKV_ENGINE_LIKELIHOOD_H
 

@@ -62,6 +62,59 @@ static void test_draws(void **state) {
     }
 }
 
+/* --- samples of lm_eval: gold answers, and what stands between context and continuation --- */
+
+struct sample_case {
+    const char *line; /* ' stands for " */
+    int gold;         /* -1: refused */
+    size_t n_choices;
+    const char *context, *continuation; /* of the gold choice, the latter with what stands before it */
+    const char *text;                   /* whose length counts */
+};
+
+static const struct sample_case samples[] = {
+    {"{'doc_id': 0, 'target': '1', 'arguments': {'gen_args_0': {'arg_0': 'q:', 'arg_1': ' no'}, 'gen_args_1': {"
+     "'arg_0': 'q:', 'arg_1': ' yes'}}}", 1, 2, "q:", " yes", "yes"},
+    {"{'doc_id': 0, 'target': 'B', 'arguments': [['q:', ' A'], ['q:', ' B']]}", 1, 2, "q:", " B", "B"},
+    {"{'doc_id': 0, 'target': 0, 'arguments': [['q:', 'yes'], ['q:', ' no']]}", 0, 2, "q:", "yes", "yes"},
+    {"{'doc_id': 0, 'target': 'it went.', 'arguments': [['a dog', ' it went.'], ['a cat', ' it went.']], 'doc': {"
+     "'sentence': 'a _ it went.', 'option1': 'dog', 'option2': 'cat', 'answer': '2'}}", 1, 2, "a cat", " it went.", "a cat"},
+    {"{'doc_id': 0, 'target': ' end', 'arguments': [['to the', ' end']]}", 0, 1, "to the", " end", "end"},
+    {"{'doc_id': 0, 'target': '2', 'arguments': [['q:', ' A'], ['q:', ' B']]}", -1, 0, NULL, NULL, NULL},
+    {"{'doc_id': 0, 'target': 'C', 'arguments': [['q:', ' A'], ['q:', ' B']]}", -1, 0, NULL, NULL, NULL},
+    {"{'doc_id': 0, 'target': 'x', 'arguments': [['q:', {'until': []}]]}", -1, 0, NULL, NULL, NULL},
+};
+
+static void test_samples(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) {
+        const struct sample_case *c = &samples[i];
+        struct choice_question q = {0};
+        struct str continuation = {0};
+        struct err err = {0};
+        char line[512];
+        json_t *row;
+        snprintf(line, sizeof line, "%s", c->line);
+        for (char *p = line; *p; p++)
+            *p = *p == '\'' ? '"' : *p;
+        must(row_parse(line, strlen(line), "f:7", &row, &err), &err);
+        int rc = row_question(row_kind_named("lm-eval samples"), row, "f:7", &q, &err);
+        assert_int_equal(rc, c->gold < 0 ? ERR_INPUT : OK);
+        if (rc == OK) {
+            choice_put_continuation(&q, q.gold, &continuation);
+            assert_int_equal(q.gold, c->gold);
+            assert_int_equal(q.n_choices, c->n_choices);
+            assert_string_equal(choice_context(&q, q.gold), c->context);
+            assert_string_equal(str_text(&continuation), c->continuation);
+            assert_string_equal(choice_text(&q, q.gold), c->text);
+        } else
+            assert_string_equal(err.where, "f:7");
+        str_free(&continuation);
+        choice_question_free(&q);
+        json_decref(row);
+    }
+}
+
 /* --- windows --- */
 
 /* The example of lm_eval's loglikelihood_rolling: ten tokens behind a prefix, windows of four. */
@@ -190,6 +243,7 @@ struct group_world {
 
 static int open_groups(void **state) {
     static struct group_world w;
+    w.n = 0;
     model_case_open("llama-gqa", &w.model_case);
     float vocab = (float)checkpoint_config(w.model_case.checkpoint)->vocab_size;
     for (uint32_t g = 0; g < N_GROUPS; g++) {
@@ -230,16 +284,18 @@ static struct score score_alone(const struct model *model, const struct policy *
     struct session *s;
     struct score out = {.is_greedy = true};
     struct err err = {0};
-    int32_t target[MAX_TOK];
     float nll[MAX_TOK];
     uint8_t argmax[MAX_TOK];
     uint64_t visible[64];
     struct kv_counts counts = {.visible_pairs = visible};
     must(session_create(model, &options, &s, &err), &err);
     session_reset(s, 0, id);
-    must(session_prefill(s, 0, r->tokens, r->n_tok - 1, MAX_TOK, &err), &err);
-    memcpy(target, r->tokens + 1, (r->n_tok - 1) * sizeof *target);
-    must(session_nll(s, target, nll, argmax, &err), &err);
+    for (int at = 0, n; at < (int)r->n_tok - 1; at += n) { /* whole, or up to where an eviction policy drops pairs */
+        const int32_t *piece = r->tokens + at;
+        n = policy_step(policy, at, (int)r->n_tok - 1 - at);
+        must(session_feed(s, &(struct feed){1, (int[]){0}, &piece, &n}, &err), &err);
+        must(session_nll(s, piece + 1, nll + at, argmax + at, &err), &err);
+    }
     for (size_t t = r->n_context; t < r->n_tok; t++) {
         out.log_likelihood -= (double)nll[t - 1];
         out.is_greedy &= argmax[t - 1];
@@ -283,12 +339,40 @@ static void expect_groups(const struct group_world *w, const struct ops *ops, co
 
 static void test_groups(void **state) {
     static const char *const policies[] = {"full", "window", "random:density=0.4", "spkv",
-                                           "h2o:budget=6,chunk=8", "expected-attention:budget=6,chunk=8"};
+                                           "h2o:budget=0.3,chunk=8", "expected-attention:budget=0.3,chunk=8"};
     for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
         expect_groups(*state, ops_cpu(), policies[i], 1, 512);
         expect_groups(*state, ops_cpu(), policies[i], 3, 7);
         expect_groups(*state, ops_guard(), policies[i], 5, 16);
     }
+}
+
+/* A context that is read densely: its last row predicts as under full attention, and pruning acts behind it. */
+static void test_dense_contexts(void **state) {
+    const struct group_world *w = *state;
+    struct policy *policies[] = {policy_of(w, "full"), policy_of(w, "window"), policy_of(w, "window")};
+    struct device *dev;
+    struct model *model;
+    struct score scores[3][N_GROUPS * MAX_CHOICES];
+    struct err err = {0};
+    must(ops_cpu()->open(&(struct device_options){.n_threads = 1}, &dev, &err), &err);
+    must(model_load(w->model_case.checkpoint, ops_cpu(), dev, &model, &err), &err);
+    for (int i = 0; i < 3; i++) {
+        struct scoring_options options = {.policy = policies[i], .batch = 3, .chunk = 512, .dense_prefill = i == 2};
+        struct scoring *scoring;
+        must(scoring_create(model, &options, &scoring, &err), &err);
+        must(scoring_run(scoring, w->groups, N_GROUPS, scores[i], &err), &err);
+        scoring_free(scoring);
+        policy_free(policies[i]);
+    }
+    for (size_t i = 0; i < w->n; i++) {
+        const struct score *full = &scores[0][i], *pruned = &scores[1][i], *dense = &scores[2][i];
+        bool one = w->requests[i].n_tok - w->requests[i].n_context == 1, far = w->requests[i].n_context > WINDOW + SINKS;
+        assert_int_equal(fabs(dense->log_likelihood - full->log_likelihood) < 1e-5, one); /* the context's last row alone */
+        assert_int_equal(fabs(dense->log_likelihood - pruned->log_likelihood) < 1e-5, !far);
+    }
+    model_free(model);
+    ops_cpu()->close(dev);
 }
 
 /* --- against lm_eval --- */
@@ -455,10 +539,12 @@ static void test_lm_eval(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_samples),
         cmocka_unit_test(test_harness_windows),
         cmocka_unit_test(test_windows_cover),
         cmocka_unit_test_setup_teardown(test_pairs, open_demo, close_demo),
         cmocka_unit_test_setup_teardown(test_groups, open_groups, close_groups),
+        cmocka_unit_test_setup_teardown(test_dense_contexts, open_groups, close_groups),
         cmocka_unit_test_setup_teardown(test_lm_eval, open_demo, close_demo),
     };
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);

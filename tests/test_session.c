@@ -348,8 +348,8 @@ static void test_fork(void **state) {
     const struct plan plans[] = {{ops_cpu(), "spkv", NAN, 0, 1, false, false}, {ops_guard(), "spkv", NAN, 0, 1, false, true},
                                  {ops_cpu(), "random:density=0.5", NAN, 0, 1, false, true},
                                  {ops_guard(), "full", NAN, 0, 1, false, false},
-                                 {ops_cpu(), "h2o:budget=12,chunk=16", NAN, 0, 1, false, false},
-                                 {ops_guard(), "expected-attention:budget=12,chunk=16", NAN, 0, 1, false, false}};
+                                 {ops_cpu(), "h2o:budget=0.3,chunk=16", NAN, 0, 1, false, false},
+                                 {ops_guard(), "expected-attention:budget=0.3,chunk=16", NAN, 0, 1, false, false}};
     for (size_t i = 0; i < sizeof plans / sizeof *plans; i++)
         expect_forks(*state, &plans[i]);
 }

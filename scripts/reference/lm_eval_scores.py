@@ -3,6 +3,7 @@
 
     lm_eval_scores.py run MODEL OUT.json [--limit N] [--shots N] [--max-length N] KIND=FILE...
     lm_eval_scores.py fixtures                         # writes tests/data/eval/expected.json
+    lm_eval_scores.py adapter MODEL                    # lm_eval on HFLM beside lm_eval on spkv serve
     lm_eval_scores.py compare OUT.json ITEMS.jsonl     # what spkv eval -o wrote for the same files, in the same order
 
 KIND is arc, commonsenseqa, openbookqa, hellaswag, winogrande, boolq, piqa, mmlu, choice (multiple choice, from the file's
@@ -42,6 +43,10 @@ def task_config(kind, path, shots):
     if kind == "rolling":
         config = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
                   "metric_list": [{"metric": m} for m in ("word_perplexity", "byte_perplexity", "bits_per_byte")]}
+    elif kind == "generate":
+        config = {"output_type": "generate_until", "doc_to_text": "{{prompt}}", "doc_to_target": "{{completion}}",
+                  "generation_kwargs": {"until": [".", "\n"], "max_gen_toks": 24, "do_sample": False},
+                  "metric_list": [{"metric": "exact_match"}]}
     elif kind == "choice":
         config = {"output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_choice": "{{choices}}",
                   "doc_to_target": "{{gold}}"}
@@ -52,7 +57,7 @@ def task_config(kind, path, shots):
     first = kind == "mmlu"
     config.update(task=f"{kind}_{pathlib.Path(path).name.split('.')[0]}_{shots}", dataset_path="json", test_split="test",
                   dataset_kwargs={"data_files": {"test": str(path)}}, num_fewshot=shots)
-    if kind != "rolling":
+    if kind not in ("rolling", "generate"):
         config.update(fewshot_split="test", fewshot_config={"sampler": "first_n" if first else "default"},
                       metric_list=[{"metric": m} for m in ("acc", "acc_norm", "acc_bytes")])
     return config
@@ -85,8 +90,11 @@ def evaluate(model, tasks, limit=None):
         items = []
         for sample in out["samples"][name]:
             item = {m: sample[m] for m in ("acc", "acc_norm", "acc_bytes") if m in sample}
-            item["log_likelihood"] = [float(r[0][0]) if isinstance(r[0], (list, tuple)) else float(r[0])
-                                      for r in sample["resps"]]
+            if kind == "generate":
+                item["text"] = [r[0] for r in sample["resps"]]
+            else:
+                item["log_likelihood"] = [float(r[0][0]) if isinstance(r[0], (list, tuple)) else float(r[0])
+                                          for r in sample["resps"]]
             items.append(item)
         metrics = {k.split(",")[0]: v for k, v in out["results"][name].items() if "," in k}
         result[name] = {"kind": kind, "file": pathlib.Path(path).name, "shots": shots, "metrics": metrics, "items": items}
@@ -99,6 +107,27 @@ def run(args):
     result = evaluate(model, [(kind, path, 0 if kind == "rolling" else args.shots) for kind, path in tasks], args.limit)
     json.dump(result, open(args.output, "w"), indent=1)
     print(json.dumps({name: r["metrics"] for name, r in result.items()}, indent=1))
+
+
+def adapter(args):
+    """The same tasks through HFLM and through scripts/spkv_lm_eval.py, side by side."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from spkv_lm_eval import SpkvLM
+    data = ROOT / "tests/data/eval"
+    tasks = [(kind, data / f"{kind}.jsonl", shots) for kind, shots in (("arc", 2), ("winogrande", 0), ("rolling", 0),
+                                                                       ("generate", 0))]
+    hf = evaluate(open_model(args.model, None, 1), tasks)
+    ours = evaluate(SpkvLM(args.model, spkv=str(ROOT / "build/spkv"), options=args.options), tasks)
+    worst, n_texts, n_equal = 0, 0, 0
+    for name in hf:
+        for a, b in zip(hf[name]["items"], ours[name]["items"], strict=True):
+            for x, y in zip(a.get("log_likelihood", []), b.get("log_likelihood", []), strict=True):
+                worst = max(worst, abs(x - y))
+            n_texts += len(a.get("text", []))
+            n_equal += sum(x == y for x, y in zip(a.get("text", []), b.get("text", [])))
+    print(f"log-likelihoods within {worst:.2e} nat, {n_equal} of {n_texts} texts equal")
+    if worst > 1e-3 or n_equal < n_texts:
+        sys.exit(1)
 
 
 def fixtures(args):
@@ -156,6 +185,9 @@ def main():
     one.add_argument("--max-length", type=int)
     one.add_argument("--threads", type=int, default=1)
     commands.add_parser("fixtures")
+    three = commands.add_parser("adapter")
+    three.add_argument("model")
+    three.add_argument("--options", default="--policy full --dtype f32 --threads 1")
     two = commands.add_parser("compare")
     two.add_argument("output")
     two.add_argument("items")
@@ -164,6 +196,8 @@ def main():
         run(args)
     elif args.command == "fixtures":
         fixtures(args)
+    elif args.command == "adapter":
+        adapter(args)
     elif not compare(args):
         sys.exit(1)
 
