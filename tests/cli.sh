@@ -19,6 +19,8 @@ expect 2 "not a command" "$spkv" prophile
 expect 2 "MODEL" "$spkv" profile
 expect 2 "is not a policy" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy sparse
 expect 2 "no parameter" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy full:depth=3
+expect 2 "below window + sinks" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o:constant=10
+expect 2 "chunk=N" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o --prefill dense
 expect 2 "--threads" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --threads many
 expect 2 "--record" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --record everything
 
@@ -81,6 +83,8 @@ grep -q '^densest-heads,layout,' "$dir/layouts/candidates.csv" || fail "the layo
 expect 3 "exists" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
 expect 0 "policy layout" profile -o "$dir/layout.h5" --policy "layout:file=$dir/layout.json"
 expect 0 "policy window" profile -o "$dir/window.h5" --policy window --sinks 4 --prefill dense
+expect 0 "policy h2o" profile -o "$dir/h2o.h5" --policy h2o:budget=0.25,chunk=20 --window 32 --sinks 2
+expect 0 "sound" "$spkv" check "$dir/h2o.h5"
 expect 0 "policy full" profile -o "$dir/oracle.h5" --policy full --record tokens,oracle
 for name in attention_future_max attention_future_mean; do
     grep -q "$name" "$dir/oracle.h5" || fail "--record oracle leaves no $name"

@@ -6,47 +6,65 @@
 #include "kernels/cpu/page.h"
 #include "kernels/cpu/vmath.h"
 
+#if ISA_X86
+#include <immintrin.h>
+#endif
+
 enum { BLOCK_KEYS = 32 }; /* lanes of the loops over candidates */
 
 /* ---- sums of queries ----------------------------------------------------------------------------------------------- */
 
-/* outer (dim, dim) += q q^T, sum (dim) += q */
-static INLINE void query_add_body(const float *q, size_t dim, float *sum, float *outer) {
-    for (size_t d = 0; d < dim; d++) {
-        float x = q[d];
-        sum[d] += x;
+enum { ROWS_AT_ONCE = 4 };
+
+/* sum (dim) += q, outer (dim, dim) += q q^T on and above the diagonal, for n rows of q. */
+static INLINE void query_add_body(const float *q, size_t ld, size_t n, size_t dim, float *sum, float *outer) {
+    for (size_t r = 0; r < n; r += ROWS_AT_ONCE) {
+        const float *row[ROWS_AT_ONCE];
+        for (size_t i = 0; i < ROWS_AT_ONCE; i++)
+            row[i] = q + (r + i < n ? r + i : r) * ld;
+        for (size_t d = 0; d < dim; d++) {
+            float x0 = row[0][d], x1 = r + 1 < n ? row[1][d] : 0, x2 = r + 2 < n ? row[2][d] : 0;
+            float x3 = r + 3 < n ? row[3][d] : 0;
+            sum[d] += x0 + x1 + x2 + x3;
 #pragma omp simd
-        for (size_t e = 0; e < dim; e++)
-            outer[d * dim + e] += x * q[e];
+            for (size_t e = d / 8 * 8; e < dim; e++)
+                outer[d * dim + e] += x0 * row[0][e] + x1 * row[1][e] + x2 * row[2][e] + x3 * row[3][e];
+        }
     }
 }
 
-static void query_add_scalar(const float *q, size_t dim, float *sum, float *outer) {
-    query_add_body(q, dim, sum, outer);
+static void query_add_scalar(const float *q, size_t ld, size_t n, size_t dim, float *sum, float *outer) {
+    query_add_body(q, ld, n, dim, sum, outer);
 }
 
 #if ISA_X86
-static TARGET_AVX2 void query_add_avx2(const float *q, size_t dim, float *sum, float *outer) {
-    query_add_body(q, dim, sum, outer);
+static TARGET_AVX2 void query_add_avx2(const float *q, size_t ld, size_t n, size_t dim, float *sum, float *outer) {
+    query_add_body(q, ld, n, dim, sum, outer);
 }
 
-static TARGET_AVX512 void query_add_avx512(const float *q, size_t dim, float *sum, float *outer) {
-    query_add_body(q, dim, sum, outer);
+static TARGET_AVX512 void query_add_avx512(const float *q, size_t ld, size_t n, size_t dim, float *sum, float *outer) {
+    query_add_body(q, ld, n, dim, sum, outer);
 }
 #endif
 
-static void (*const query_add_table[])(const float *, size_t, float *, float *) = ISA_TABLE(query_add);
+static void (*const query_add_table[])(const float *, size_t, size_t, size_t, float *, float *) = ISA_TABLE(query_add);
 
 /* The rows of one sequence and query head: summed in f32 (at most a chunk of them), added in double. */
 static void sums_of_head(const struct device *dev, const struct query_sums_args *a, int seq, size_t head, float *sum) {
     size_t dim = a->head_dim, item = dim * (dim + 1);
-    int first = a->batch.row_splits[seq], end = a->batch.row_splits[seq + 1], skip = a->skip - a->batch.pos0[seq];
+    int n_rows = a->batch.row_splits[seq + 1] - a->batch.row_splits[seq], skip = a->skip - a->batch.pos0[seq];
     double *out = a->sum + ((size_t)a->batch.slots[seq] * a->n_heads + head) * item;
+    skip = skip > 0 ? skip : 0;
+    if (skip >= n_rows)
+        return;
     memset(sum, 0, item * sizeof *sum);
-    for (int row = first + (skip > 0 ? skip : 0); row < end; row++)
-        query_add_table[dev->isa](a->q + (size_t)row * a->ld_q + head * dim, dim, sum, sum + dim);
-    for (size_t i = 0; i < item; i++)
-        out[i] += (double)sum[i];
+    query_add_table[dev->isa](a->q + (size_t)(a->batch.row_splits[seq] + skip) * a->ld_q + head * dim, a->ld_q,
+                              (size_t)(n_rows - skip), dim, sum, sum + dim);
+    for (size_t d = 0; d < dim; d++) {
+        out[d] += (double)sum[d];
+        for (size_t i = dim + d * dim + d; i < dim + (d + 1) * dim; i++)
+            out[i] += (double)sum[i];
+    }
 }
 
 void cpu_query_sums(struct device *dev, const struct query_sums_args *a) {
@@ -199,9 +217,30 @@ static void expected_logits_scalar(const float *x, size_t dim, const float *mean
 }
 
 #if ISA_X86
+/* The same with sums in registers. */
 static TARGET_AVX2 void expected_logits_avx2(const float *x, size_t dim, const float *mean, const float *square,
                                              float *logit) {
-    expected_logits_body(x, dim, mean, square, logit);
+    __m256 sum[BLOCK_KEYS / 8], inner[BLOCK_KEYS / 8];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < BLOCK_KEYS / 8; i++)
+        sum[i] = _mm256_setzero_ps();
+    for (size_t d = 0; d < dim; d++) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < BLOCK_KEYS / 8; i++)
+            inner[i] = _mm256_set1_ps(mean[d]);
+        for (size_t f = d; f < dim; f++) {
+            __m256 s = _mm256_set1_ps(square[d * dim + f]);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < BLOCK_KEYS / 8; i++)
+                inner[i] = _mm256_fmadd_ps(s, _mm256_loadu_ps(x + f * BLOCK_KEYS + 8 * i), inner[i]);
+        }
+#pragma GCC unroll 4
+        for (size_t i = 0; i < BLOCK_KEYS / 8; i++)
+            sum[i] = _mm256_fmadd_ps(_mm256_loadu_ps(x + d * BLOCK_KEYS + 8 * i), inner[i], sum[i]);
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < BLOCK_KEYS / 8; i++)
+        _mm256_storeu_ps(logit + 8 * i, sum[i]);
 }
 
 static TARGET_AVX512 void expected_logits_avx512(const float *x, size_t dim, const float *mean, const float *square,

@@ -18,7 +18,7 @@ void ref_query_sums(struct device *dev, const struct query_sums_args *a) {
                 for (size_t d = 0; d < dim; d++) {
                     double q = real_load(dev, a->q, at + d);
                     sum[d] += q;
-                    for (size_t e = 0; e < dim; e++)
+                    for (size_t e = d; e < dim; e++)
                         sum[dim + d * dim + e] += q * real_load(dev, a->q, at + e);
                 }
             }
@@ -75,8 +75,8 @@ static double expected_logit(const struct expected_score_args *a, size_t query_h
         return 0;
     for (size_t d = 0; d < dim; d++) {
         mean += sum[d] / n * x[d];
-        for (size_t e = 0; e < dim; e++)
-            square += x[d] * x[e] * (outer[d * dim + e] / n - sum[d] / n * (sum[e] / n));
+        for (size_t e = d; e < dim; e++)
+            square += (e > d ? 2 : 1) * x[d] * x[e] * (outer[d * dim + e] / n - sum[d] / n * (sum[e] / n));
     }
     return scale * mean + scale * scale / 2 * square;
 }
