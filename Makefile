@@ -118,10 +118,12 @@ palindrome: deps ## train the palindrome test (5 seeds, four kinds of attention)
 	@scripts/palindrome $(PROGRAM) build/palindrome
 
 # Programs that read files of strangers run under the sanitizers too.
-SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome ruler answer exercise chat sequences \
+SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome ruler \
+             answer exercise chat sequences \
              sequence_ids profile layout statistics kv_cache ref ops session token_class report lora heatmap page \
              figure terminal safetensors_write schedule init state train_log train_ref attend_ref train_ops \
-             attend_ops training_curves batches bootstrap recommendation interchange paired rank candidates tokens eval
+             attend_ops training_curves batches bootstrap recommendation interchange paired rank candidates tokens eval \
+             policies
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test

@@ -107,7 +107,8 @@ static bool scores_normed(const struct model *m, const struct policy *policy) {
 static void take_given(const struct model *m, const struct step *s, int l, float *utility) {
     size_t kv = (size_t)m->config->n_kv_heads, size = kv * real_size(m->ops, m->dev);
     for (int i = 0; i < s->batch.n_seq; i++) {
-        size_t slot = (size_t)l * (size_t)s->cache->n_slots + (size_t)s->batch.slots[i], row = (size_t)s->batch.row_splits[i];
+        size_t slot = (size_t)l * (size_t)s->cache->n_slots + (size_t)s->batch.slots[i];
+        size_t row = (size_t)s->batch.row_splits[i];
         const char *from = (const char *)s->given + (slot * (size_t)s->cache->max_len + (size_t)s->batch.pos0[i]) * size;
         m->ops->copy(m->dev, (char *)utility + row * size, from, ((size_t)s->batch.row_splits[i + 1] - row) * size);
     }

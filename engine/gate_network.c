@@ -42,8 +42,8 @@ static int read_spkv(const char *dir, const char *model_dir, struct gate_network
     else
         network->config = *checkpoint_predictor(checkpoint);
     if (rc == OK && network->config.lora_r > 0)
-        rc = err_set(err, ERR_INPUT, dir, "these gates belong to low-rank updates of the model, which a policy cannot apply: "
-                                          "give the directory with --predictor and use policy spkv");
+        rc = err_set(err, ERR_INPUT, dir, "these gates belong to low-rank updates of the model, which a policy cannot "
+                                          "apply: give the directory with --predictor and use policy spkv");
     if (rc == OK)
         rc = make_layers(network, model, err);
     for (int l = 0; rc == OK && l < model->n_layers; l++)
@@ -114,7 +114,7 @@ static int read_kvzap(const char *dir, const json_t *config, const char *where, 
     return rc == OK ? hash_file(dir, "model.safetensors", network->hash, err) : rc;
 }
 
-/* --- any ---------------------------------------------------------------------------------------------------------------- */
+/* --- any -------------------------------------------------------------------------------------------------------------- */
 
 static int read_foreign(const char *dir, const char *model_dir, struct gate_network *network, struct err *err) {
     struct model_config model;
@@ -122,12 +122,11 @@ static int read_foreign(const char *dir, const char *model_dir, struct gate_netw
     char *path = file_join(dir, "config.json", err);
     int rc = path ? OK : ERR_MEMORY;
     if (rc == OK && !file_exists(path))
-        rc = err_set(err, ERR_INPUT, dir, "there are no gates here: neither spkv_config.json nor a config.json (of KVzap) was "
-                                          "found");
+        rc = err_set(err, ERR_INPUT, dir, "there are no gates here: neither spkv_config.json nor a config.json (of KVzap)");
     if (rc == OK)
         rc = json_read_object(path, MAX_CONFIG_BYTES, &config, err);
     if (rc == OK && !json_has(config, "n_modules"))
-        rc = err_set(err, ERR_INPUT, path, "is not the configuration of gates: \"n_modules\", which KVzap's have, is missing");
+        rc = err_set(err, ERR_INPUT, path, "is not the configuration of gates: KVzap's have \"n_modules\"");
     if (rc == OK && (rc = model_config_read(model_dir, &model, err)) == OK) {
         rc = read_kvzap(dir, config, path, &model, network, err);
         model_config_free(&model);
@@ -161,7 +160,7 @@ void gate_network_free(struct gate_network *network) {
     free(network);
 }
 
-/* --- on a device -------------------------------------------------------------------------------------------------------- */
+/* --- on a device ------------------------------------------------------------------------------------------------------ */
 
 static int prepare(const struct model *model, const float *data, size_t n_rows, size_t n_cols, struct weight **out,
                    struct err *err) {

@@ -1,10 +1,10 @@
-/* gate_network.h - a predictor from a directory of its own, for a model that is loaded already: so that several predictors can
- * be compared on one model. In host memory, and, as sessions use it, on a device.
+/* gate_network.h - a predictor from a directory of its own, for a model that is loaded already: so that several predictors
+ * can be compared on one model. In host memory, and, as sessions use it, on a device.
  *
  *   spkv    spkv_config.json and spkv.safetensors (formats of engine/predictor.h)
  *   kvzap   config.json with input_dim, output_dim, n_modules and hidden_dim (null: linear), and model.safetensors, as the
- *           KVzap models of kvpress are stored: layers.N.0 and layers.N.2 (or layers.N alone when linear), each with weight and
- *           bias; GELU, the normed input of attention, identity output: the log of a score, no threshold of its own
+ *           KVzap models of kvpress are stored: layers.N.0 and layers.N.2 (layers.N alone when linear), each with weight
+ *           and bias; GELU, the normed input of attention, identity output: the log of a score, no threshold of its own
  *
  * WG-KV's gates look at keys and not at hidden states, and are stored as pickles: not read. */
 #ifndef SPKV_ENGINE_GATE_NETWORK_H

@@ -70,7 +70,7 @@ struct policy {
     double score_min, score_max; /* SCORE_REAL: where most scores lie, for histograms; both 0 = not known */
     bool fitted;            /* its predictor was fitted to an oracle: PREDICTOR_FITTED stands beside the name */
     bool gated;             /* a gate decides per pair; false: fixed per head (full, window, layout) */
-    double threshold;       /* open when score >= threshold; NaN = none was given to a policy that needs one: policy_check() */
+    double threshold;       /* open when score >= threshold; NaN = not given where one is needed: policy_check() */
     const char *threshold_meaning; /* static, of such a policy */
     bool strict;            /* ... > threshold */
     int sinks;

@@ -30,7 +30,13 @@ struct predictor_layer {
 int predictor_layer_read(const struct checkpoint *checkpoint, int layer, struct predictor_layer *out, struct err *err);
 
 /* The tensors of one layer under the names that a file gives them. */
-enum predictor_part { PREDICTOR_FC1_WEIGHT, PREDICTOR_FC1_BIAS, PREDICTOR_FC2_WEIGHT, PREDICTOR_FC2_BIAS, PREDICTOR_N_PARTS };
+enum predictor_part {
+    PREDICTOR_FC1_WEIGHT,
+    PREDICTOR_FC1_BIAS,
+    PREDICTOR_FC2_WEIGHT,
+    PREDICTOR_FC2_BIAS,
+    PREDICTOR_N_PARTS
+};
 struct predictor_tensors {
     const char *where;                            /* the file or directory, for messages; borrowed */
     char name[PREDICTOR_N_PARTS][128];

@@ -22,7 +22,7 @@ struct session_options {
     bool dense_prefill;           /* gates are noted but do not act until session_end_prefill() */
     bool attention_stats;         /* collect far, sink and distance sums */
     bool future_attention;        /* collect what each token gets from queries outside its window */
-    bool scores_given;            /* session_set_scores() will be called for every sequence: a policy with foresight demands it */
+    bool scores_given;            /* session_set_scores() will be called for every sequence, as foresight demands */
     bool value_norms;             /* ... and the norms of what values become behind the output projection */
 };
 
@@ -102,8 +102,8 @@ const double *session_distance_sum(const struct session *s, int slot);
 int session_future(struct session *s, int slot, const float **max, const float **mean, struct err *err);
 
 /* The scores that a policy with foresight wants of the tokens of a slot, from a session under full attention with
- * future_attention (and value_norms where they count): (n_layers, session_length(), n_kv_heads) f32 in host memory, 0 where no
- * query lies outside the window. Borrowed until the next call. Waits. */
+ * future_attention (and value_norms where they count): (n_layers, session_length(), n_kv_heads) f32 in host memory, 0 where
+ * no query lies outside the window. Borrowed until the next call. Waits. */
 int session_foresee(struct session *s, int slot, const struct foresight *what, const float **scores, struct err *err);
 
 /* Bins of query-key distance: bin 0 holds distance 0; then four an octave, edges ceil(2^(i/4)) without repeats.

@@ -85,6 +85,17 @@ expect 0 "policy layout" profile -o "$dir/layout.h5" --policy "layout:file=$dir/
 expect 0 "policy window" profile -o "$dir/window.h5" --policy window --sinks 4 --prefill dense
 expect 0 "policy h2o" profile -o "$dir/h2o.h5" --policy h2o:budget=0.25,chunk=20 --window 32 --sinks 2
 expect 0 "sound" "$spkv" check "$dir/h2o.h5"
+expect 0 "policy keynorm" profile -o "$dir/keynorm.h5" --policy keynorm:threshold=-5 --limit 2
+expect 0 "policy oracle" profile -o "$dir/foreseen.h5" --policy oracle:threshold=0.05,value-norm=1 --limit 2
+grep -q "knows_the_future" "$dir/foreseen.h5" || fail "the record of an oracle does not say that it knows the future"
+expect 2 "knows the future" "$spkv" generate "$model" -p x --policy oracle:threshold=0.05
+expect 2 "needs a threshold" profile -o "$dir/x.h5" --policy keynorm
+mkdir "$dir/heads" && echo '{"sink_size": 2, "recent_size": 16}' >"$dir/heads/config.json"
+for layer in 1 2 3 4 5 6 7; do printf '1\t0.7\t-0.1\n'; done >"$dir/heads/full_attention_heads.tsv"
+expect 0 "policy duo" profile -o "$dir/duo.h5" --policy "duo:file=$dir/heads,heads-global=0.2" --limit 2
+expect 0 "duo, window 16, sinks 2" "$spkv" show "$dir/duo.h5"
+echo "1	1	1" >"$dir/heads/full_attention_heads.tsv"
+expect 3 "another model" profile -o "$dir/x.h5" --policy "duo:file=$dir/heads"
 expect 0 "policy full" profile -o "$dir/oracle.h5" --policy full --record tokens,oracle
 for name in attention_future_max attention_future_mean; do
     grep -q "$name" "$dir/oracle.h5" || fail "--record oracle leaves no $name"

@@ -1,5 +1,5 @@
-/* test_fit.c - a predictor fitted to the oracle: targets against PyTorch's future attention (tests/data/models), the gradient
- * against central differences in double, the same on the CPU, and a fit that finds what there is to find. */
+/* test_fit.c - a predictor fitted to the oracle: targets against PyTorch's future attention (tests/data/models), the
+ * gradient against central differences in double, the same on the CPU, and a fit that finds what there is to find. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -193,7 +193,8 @@ static void test_fit_learns(void **state) {
         params_update(t.params, &(struct params_step){.lr_predictor = 0.02, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
                                                       .grad_scale = 1, .step = step});
     }
-    print_message("squared errors: %.0f at first, %.0f after 60 steps, %.0f with a bias alone\n", first, r.nll_sum, variance);
+    print_message("squared errors: %.0f at first, %.0f after 60 steps, %.0f with a bias alone\n", first, r.nll_sum,
+                  variance);
     assert_true(r.nll_sum < 0.8 * variance);
     free(target);
     train_case_close(&t);

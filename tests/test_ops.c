@@ -208,7 +208,8 @@ static double product_of(const double *gram, const double *v, size_t n, double *
 /* gram = B B^T, so that v gram v is a square. Rows and their sum are products of f32: d = 8 U |v|^2 |gram| off together, and
  * the root of x that of d near 0, elsewhere d / sqrt(x). */
 static void case_output_norm(struct pair *p, size_t n_rows, size_t n_cols) {
-    size_t n_kv = 2, n_heads = 6, dim = n_cols < 32 ? n_cols : 32, ld = n_kv * dim + 3, n = n_rows * n_kv, square = dim * dim;
+    size_t n_kv = 2, n_heads = 6, dim = n_cols < 32 ? n_cols : 32, ld = n_kv * dim + 3, n = n_rows * n_kv;
+    size_t square = dim * dim;
     double *v = random_values(p, n_rows * ld, -2, 2, DTYPE_F32), *b = random_values(p, n_heads * square, -1, 1, DTYPE_F32);
     double *gram = zalloc(n_heads * square, sizeof *gram), *tol = zalloc(n, sizeof *tol);
     for (size_t i = 0; i < n_heads * square; i++)

@@ -1,5 +1,5 @@
-/* test_policies.c - write-time policies and the oracle against a plain statement of each in PyTorch (tests/data/policies, made
- * by scripts/reference/make_policies.py): scores, gates, kept sets, losses, and the bytes that follow from the kept sets. */
+/* test_policies.c - write-time policies and the oracle against a plain statement of each in PyTorch (tests/data/policies,
+ * made by scripts/reference/make_policies.py): scores, gates, kept sets, losses, and the bytes that follow from them. */
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
@@ -18,6 +18,7 @@
 #include "tests/model_case.h"
 
 #define FOLDER "tests/data/policies/"
+#define DUO "duo:window=8,sinks=0,file=" FOLDER "duo"
 
 static const char *const cases[] = {"llama-gqa", "qwen3", "gemma3"};
 enum { N_CASES = sizeof cases / sizeof *cases };
@@ -118,7 +119,7 @@ static int check_gates(void *self, const struct gate_report *g, struct err *err)
         size_t layer = i / kv % layers, from = layer * g->layer_stride + i / kv / layers * kv + i % kv;
         if (!g->gated[layer])
             continue;
-        /* Scores behind some layers of f32 arithmetic in another order: the margin of the threshold is 2e-5 of the largest. */
+        /* Scores behind layers of f32 arithmetic in another order: the margin of the threshold is 2e-5 of the largest. */
         double want = expected_at(u, i), got = (double)g->utility[from], tolerance = 1e-5 * (1 + fabs(want));
         if (!(fabs(got - want) <= tolerance) || (double)g->open[from] != expected_at(z, i))
             fail_msg("%s, %s, %s, chunk %d: score %zu is %.9g (gate %d), expected %.9g (%g)", w->f->ops->name,
@@ -147,8 +148,8 @@ static int check_sequence(void *self, const struct sequence_report *r, struct er
         for (size_t t = 0; t < n; t++)
             want += expected_at(kept, t * lanes + lane) != 0;
         if (r->n_kept[lane] != want)
-            fail_msg("%s, %s, %s: head %zu keeps %u pairs, expected %zu", w->f->ops->name, w->f->model_case.dir, w->key, lane,
-                     r->n_kept[lane], want);
+            fail_msg("%s, %s, %s: head %zu keeps %u pairs, expected %zu", w->f->ops->name, w->f->model_case.dir, w->key,
+                     lane, r->n_kept[lane], want);
         pairs += pairs_held(w->policy, config, lane, n, want);
     }
     assert_int_equal(r->cache_bytes_used, pairs * 2 * (size_t)config->head_dim * sizeof(float));
@@ -220,8 +221,7 @@ static void test_memory_follows_budget(void **state) {
          "oracle:window=8,threshold=0"},
         {"gates:window=8,file=" FOLDER "kvzap-mlp,threshold=1e30", "gates:window=8,file=" FOLDER "kvzap-mlp,threshold=-1",
          "gates:window=8,file=" FOLDER "kvzap-mlp,threshold=-3", "gates:window=8,file=" FOLDER "kvzap-mlp,threshold=-1e30"},
-        {"duo:window=8,sinks=0,file=" FOLDER "duo,heads-global=0", "duo:window=8,sinks=0,file=" FOLDER "duo,heads-global=0.3",
-         "duo:window=8,sinks=0,file=" FOLDER "duo,heads-global=0.7", "duo:window=8,sinks=0,file=" FOLDER "duo,heads-global=1"},
+        {DUO ",heads-global=0", DUO ",heads-global=0.3", DUO ",heads-global=0.7", DUO ",heads-global=1"},
     };
     struct fixture *f = *state;
     open_case(f, "llama-gqa");

@@ -1,6 +1,6 @@
 /* oracle_target.h - what a predictor is fitted to: the logarithm of the largest attention that every token of a micro-batch
- * gets from queries outside its window, under full attention (method.md section 11). Not thread-safe. Free it before its model
- * and policy. */
+ * gets from queries outside its window, under full attention (method.md section 11). Not thread-safe. Free it before its
+ * model and policy. */
 #ifndef SPKV_TRAIN_ORACLE_TARGET_H
 #define SPKV_TRAIN_ORACLE_TARGET_H
 

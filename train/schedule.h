@@ -89,8 +89,8 @@ struct schedule {
 };
 
 struct schedule schedule_default(void);
-/* The same where a predictor is fitted to the oracle: the model frozen, start_bias -4 and threshold 0.05, since utilities are
- * then shares of attention. */
+/* The same where a predictor is fitted to the oracle: the model frozen, start_bias -4 and threshold 0.05, since utilities
+ * are then shares of attention. */
 struct schedule schedule_default_oracle(void);
 
 /* The keys in canonical order, for command lines and help. */

@@ -1,6 +1,6 @@
 /* keynorm: pairs whose key has a small norm are kept (Devoto et al., arXiv 2406.11430: keys of small norm get most of the
- * attention). The score is minus the Euclidean norm of the key as attention reads it: behind the norm per head where the model
- * has one, and behind RoPE, which turns it without changing its length (but for YaRN's attention factor, the same for all).
+ * attention). The score is minus the Euclidean norm of the key as attention reads it: behind the norm per head where the
+ * model has one, and behind RoPE, which turns it and keeps its length (but for YaRN's attention factor, the same for all).
  *
  * The paper keeps the smallest norms of a whole cache; here the pair is kept or dropped by what is known when it is written,
  * so one threshold for all heads takes the place of a rank: how much each head keeps follows from its norms. */

@@ -211,9 +211,9 @@ def make_case(out, name, window, sinks, with_files):
 
     def add(key, spec, results):
         specs[key] = spec
+        dtypes = {"nll": torch.float32, "utility": torch.float32, "open": torch.float16, "kept": torch.float16}
         for i, r in enumerate(results):
-            tensors.update({f"seq{i + 1}.{key}.{what}": r[what].to(torch.float16 if what in ("open", "kept") else torch.float32)
-                            for what in ("nll", "utility", "open", "kept")})
+            tensors.update({f"seq{i + 1}.{key}.{what}": r[what].to(dtype) for what, dtype in dtypes.items()})
 
     def add_scored(key, spec, make_score):
         threshold, results = choose_threshold(model, make_score, sequences, window, sinks)
