@@ -15,7 +15,7 @@ bool candidates_is_table(const char *path) {
 }
 
 struct columns {
-    int policy, spec, weights, column, name, strategy, command, documents, sequences, predicted, window, sinks, used, full;
+    int policy, spec, weights, column, name, strategy, command, documents, sequences, predicted, window, used, full;
 };
 
 static struct columns find_columns(const struct csv *t) {
@@ -30,7 +30,6 @@ static struct columns find_columns(const struct csv *t) {
                             .sequences = csv_column(t, "n_sequences"),
                             .predicted = csv_column(t, "n_predicted"),
                             .window = csv_column(t, "window_tok"),
-                            .sinks = csv_column(t, "sinks_tok"),
                             .used = csv_column(t, "kv_bytes_used"),
                             .full = csv_column(t, "kv_bytes_full")};
 }
@@ -54,11 +53,10 @@ static void put_origin(const struct csv *t, const struct columns *k, size_t row,
     put_cell(t, row, k->documents, "", " documents, ", out);
     put_cell(t, row, k->sequences, "", " sequences, ", out);
     put_cell(t, row, k->predicted, "", " predictions", out);
-    put_cell(t, row, k->window, "; window ", "", out);
-    put_cell(t, row, k->sinks, ", sinks ", "", out);
+    put_cell(t, 0, k->window, "; window ", "", out); /* of the reference: what else a policy has its name says */
     str_puts(out, out->len ? ". " : "");
     if (*command)
-        str_printf(out, "Made by: %.*s%s", LONGEST_COMMAND, command, strlen(command) > LONGEST_COMMAND ? " ..." : "");
+        str_printf(out, "Made by: %.*s%s", LONGEST_COMMAND, command, strlen(command) > LONGEST_COMMAND ? " ..." : ".");
 }
 
 static int read_estimate(const struct csv *t, size_t row, const char *name, struct estimate *out, struct err *err) {

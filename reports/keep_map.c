@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "reports/canvas.h"
+#include "reports/figure.h"
 #include "reports/run_facts.h"
 #include "reports/text.h"
 
@@ -357,6 +358,33 @@ static int put_map(struct drawing *d, struct err *err) {
     return rc == OK ? put_foot(d, err) : rc;
 }
 
+/* In gnuplot's own way, to be changed: of long texts it shows an overview. */
+static int write_script(const struct drawing *d, const char *path, const char *name, struct err *err) {
+    struct str out = {0}, sequence = {0}, context = {0};
+    run_sequence_put(d->sequence, &sequence);
+    run_put_context(d->run, &context);
+    str_printf(&out,
+               "# Draws %s_gnuplot.png from %s.csv.gz: gnuplot %s.gp\nset encoding utf8\nset datafile separator ','\n"
+               "set palette defined (0 '#%02x%02x%02x', 1 '#%02x%02x%02x')\nset cbrange [0:1]\nset title ",
+               name, name, name, keep_map_closed.r, keep_map_closed.g, keep_map_closed.b, keep_map_open.r, keep_map_open.g,
+               keep_map_open.b);
+    figure_put_quoted(&out, str_text(&sequence));
+    str_puts(&out, "\nset label ");
+    figure_put_quoted(&out, str_text(&context));
+    str_printf(&out,
+               " at screen 0.01, screen 0.007 font ',8'\nset terminal pngcairo noenhanced size 1200,1600 font "
+               "'DejaVu Sans,11'\nset output '%s_gnuplot.png'\nset bmargin 5\nset xlabel 'layer x %zu + KV head'\n"
+               "set ylabel 'position'\nset xrange [-0.5:%zu.5]\nset yrange [%zu.5:-0.5]\n"
+               "plot '< gzip -dc %s.csv.gz' matrix skip 1 every 1::2 using ($1 - 2):2:3 with image pixels notitle\n",
+               name, d->run->statistics.n_kv_heads, d->values.n_heads - 1, d->sequence->n - 1, name);
+    int rc = out.failed || sequence.failed || context.failed ? err_memory(err, "a script", out.len)
+                                                             : file_write_all(path, str_text(&out), out.len, err);
+    str_free(&out);
+    str_free(&sequence);
+    str_free(&context);
+    return rc;
+}
+
 static int open_picture(struct drawing *d, const char *path, struct err *err) {
     struct run_facts facts;
     struct str sequence = {0};
@@ -411,7 +439,7 @@ static int write_files(struct drawing *d, const char *png, const char *csv, stru
 int keep_map_write(struct profile *profile, const struct run *run, const struct run_sequence *sequence, const char *dir,
                    const char *name, struct keep_map_geometry *geometry, struct err *err) {
     struct drawing d = {.run = run, .sequence = sequence};
-    struct str png = {0}, csv = {0};
+    struct str png = {0}, csv = {0}, script = {0};
     ASSERT(keep_map_possible(profile) && sequence->n > 0);
     int rc = token_values_open(profile, &d.values, err);
     if (rc != OK)
@@ -421,10 +449,13 @@ int keep_map_write(struct profile *profile, const struct run *run, const struct 
     lay_out_rows(&d);
     str_printf(&png, "%s/%s.png", dir, name);
     str_printf(&csv, "%s/%s.csv.gz", dir, name);
-    if (rc == OK && (png.failed || csv.failed || !(d.row = mem_alloc(d.g.width, 3, "a picture row", err))))
+    str_printf(&script, "%s/%s.gp", dir, name);
+    if (rc == OK && (png.failed || csv.failed || script.failed || !(d.row = mem_alloc(d.g.width, 3, "a picture row", err))))
         rc = err_memory(err, "a picture row", d.g.width);
     if (rc == OK)
         rc = write_files(&d, png.data, csv.data, err);
+    if (rc == OK)
+        rc = write_script(&d, script.data, name, err);
     if (rc == OK && geometry)
         *geometry = d.g;
     token_values_close(&d.values);
@@ -432,6 +463,7 @@ int keep_map_write(struct profile *profile, const struct run *run, const struct 
     str_free(&d.caption);
     str_free(&png);
     str_free(&csv);
+    str_free(&script);
     free(d.row);
     return rc;
 }

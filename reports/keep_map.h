@@ -24,8 +24,8 @@ enum { KEEP_MAP_MAX_HEADS = 16384 };
 /* Whether the run has gates or scores of tokens and not too many heads. */
 bool keep_map_possible(const struct profile *profile);
 
-/* Writes NAME.png and NAME.csv.gz below `dir` (columns position, token_id, then one a head, empty = missing). geometry: NULL
- * or where the cells are. */
+/* Writes NAME.png, NAME.csv.gz (columns position, token_id, then one a head, empty = missing) and NAME.gp, which draws the
+ * numbers with gnuplot, below `dir`. geometry: NULL or where the cells are. */
 int keep_map_write(struct profile *profile, const struct run *run, const struct run_sequence *sequence, const char *dir,
                    const char *name, struct keep_map_geometry *geometry, struct err *err);
 

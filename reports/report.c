@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "reports/candidate_figures.h"
+#include "reports/map_script.h"
 #include "reports/page.h"
 #include "reports/run_figures.h"
 #include "reports/run_maps.h"
@@ -29,8 +30,13 @@ struct report {
 
 /* -- the pieces of one run -- */
 
+/* Where the numbers of a map lie, for its script. */
+struct map_table {
+    const char *file, *column;
+};
+
 static int write_map(struct report *r, const struct run *run, const char *dir, const char *name, const struct run_map *map,
-                     struct err *err) {
+                     const struct map_table *table, struct err *err) {
     struct str path = {0};
     int rc = OK;
     if (!heatmap_fits(&map->map)) {
@@ -45,6 +51,8 @@ static int write_map(struct report *r, const struct run *run, const char *dir, c
         rc = heatmap_write_svg(&map->map, str_text(&path), err);
     }
     if (rc == OK)
+        rc = map_script_write(&map->map, dir, name, table->file, table->column, err);
+    if (rc == OK)
         rc = page_put_heatmap(&r->page, &map->map, err);
     str_free(&path);
     return rc;
@@ -56,7 +64,7 @@ static int write_quantity(struct report *r, const struct run *run, const char *d
     int rc = run_map_create(run, q, &map, err);
     if (rc != OK)
         return rc;
-    rc = write_map(r, run, dir, q->name, &map, err);
+    rc = write_map(r, run, dir, q->name, &map, &(struct map_table){"heads.csv", q->column}, err);
     run_map_free(&map);
     return rc;
 }
@@ -182,13 +190,14 @@ static int write_difference(struct report *r, size_t i, const struct run_quantit
     struct run_map map;
     struct table table;
     struct str path = {0};
-    char name[48];
+    char name[48], file[56];
     snprintf(name, sizeof name, "difference_%zu_1", i + 1);
-    str_printf(&path, "%s/%s.csv", r->dir, name);
+    snprintf(file, sizeof file, "%s.csv", name);
+    str_printf(&path, "%s/%s", r->dir, file);
     run_table_difference(&r->runs[0], &r->runs[i], q, &table);
     int rc = path.failed ? err_memory(err, "a path", path.len) : table_write_csv(&table, path.data, err);
     if (rc == OK && (rc = run_map_create_difference(&r->runs[0], &r->runs[i], q, &map, err)) == OK) {
-        rc = write_map(r, &r->runs[i], r->dir, name, &map, err);
+        rc = write_map(r, &r->runs[i], r->dir, name, &map, &(struct map_table){file, "difference"}, err);
         run_map_free(&map);
     }
     table_free(&table);

@@ -9,27 +9,27 @@
 #include "reports/run_facts.h"
 
 static const struct run_quantity quantities[] = {
-    {"density", "Long-range density by layer and KV head", "long-range density",
+    {"density", "long_range_density", "Long-range density by layer and KV head", "long-range density",
      "Of the key-value pairs that left the local window, the share that the head kept for later queries: 0 = it lives from "
      "its "
      "window alone, 1 = it keeps everything.",
      head_long_density},
-    {"far_attention", "Far attention by layer and KV head", "far attention",
+    {"far_attention", "far_attention", "Far attention by layer and KV head", "far attention",
      "Share of a head's attention that falls on keys outside the window and the sinks, mean over all queries, under full "
      "attention. It shows which heads look far; it is not the density of a pruned cache.",
      head_far_attention},
-    {"sink_attention", "Attention on the sinks by layer and KV head", "attention on the sinks",
+    {"sink_attention", "sink_attention", "Attention on the sinks by layer and KV head", "attention on the sinks",
      "Share of a head's attention that falls on the first tokens of the sequence (the sinks), mean over all queries.",
      head_sink_attention},
-    {"read_fraction", "Read fraction by layer and KV head", "read fraction",
+    {"read_fraction", "read_fraction", "Read fraction by layer and KV head", "read fraction",
      "Of all query-key pairs that full causal attention reads, the share that was read: window, sinks and kept pairs "
      "together. "
      "Short sequences raise it, because everything inside the window is read.",
      head_read_fraction},
-    {"gate_density", "Gate density by layer and KV head", "gate density",
+    {"gate_density", "gate_density", "Gate density by layer and KV head", "gate density",
      "Share of all key-value pairs whose gate was open by score alone, those still inside the window included.",
      head_gate_density},
-    {"mean_utility", "Mean utility by layer and KV head", "mean utility",
+    {"mean_utility", "mean_utility", "Mean utility by layer and KV head", "mean utility",
      "Mean score of the utility predictor over all key-value pairs, before the threshold.", head_mean_utility},
 };
 

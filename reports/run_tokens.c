@@ -6,6 +6,7 @@
 
 #include "analyze/token_ranking.h"
 #include "base/file.h"
+#include "reports/canvas.h"
 #include "reports/keep_map.h"
 #include "reports/page.h"
 #include "reports/run_sequence.h"
@@ -50,7 +51,7 @@ static int write_strip(const struct place *p, const struct run_sequence *s, stru
 }
 
 /* The picture inside the page where it is small enough, else its name. */
-static int show_map(const struct place *p, const char *path, const char *name, struct err *err) {
+static int show_map(const struct place *p, const char *path, const char *name, size_t width, struct err *err) {
     struct stat info;
     char *bytes = NULL;
     size_t n = 0;
@@ -65,20 +66,19 @@ static int show_map(const struct place *p, const char *path, const char *name, s
     int rc = file_read_all(path, MAX_INLINE_BYTES, &bytes, &n, err);
     if (rc != OK)
         return rc;
-    str_puts(p->page, "<figure>\n");
     page_begin_scroll(p->page, "keep map");
-    str_printf(p->page, "<img alt=\"A row per token, a column per head; the numbers are in %s.csv.gz.\" "
-                        "src=\"data:image/png;base64,", name);
+    str_printf(p->page, "<img width=\"%zu\" alt=\"A row per token, a column per head; the numbers are in %s.csv.gz.\" "
+                        "src=\"data:image/png;base64,", width, name);
     text_put_base64(p->page, bytes, n);
     str_puts(p->page, "\">\n");
     page_end_scroll(p->page);
-    str_puts(p->page, "</figure>\n");
     free(bytes);
     return OK;
 }
 
 static int write_map(const struct place *p, const struct run_sequence *s, struct err *err) {
     char name[40];
+    struct keep_map_geometry g;
     struct str path = {0};
     if (!keep_map_possible(p->profile)) {
         page_put_note(p->page, "Too many heads for a keep map.");
@@ -87,9 +87,9 @@ static int write_map(const struct place *p, const struct run_sequence *s, struct
     snprintf(name, sizeof name, "keep_map_%llu", (unsigned long long)s->index);
     str_printf(&path, "%s/%s.png", p->dir, name);
     int rc = path.failed ? err_memory(err, "a path", path.len)
-                         : keep_map_write(p->profile, p->run, s, p->dir, name, NULL, err);
+                         : keep_map_write(p->profile, p->run, s, p->dir, name, &g, err);
     if (rc == OK)
-        rc = show_map(p, path.data, name, err);
+        rc = show_map(p, path.data, name, g.width / CANVAS_SCALE, err);
     str_free(&path);
     return rc;
 }

@@ -31,9 +31,9 @@ static void put_tokens(const int32_t *ids, size_t n, const struct token_text *te
 
 void token_put_example(const struct ranked_token *t, const struct token_text *text, struct str *out) {
     put_tokens(t->context, t->n_before, text, out);
-    str_puts(out, ">");
+    str_puts(out, "\xc2\xbb");
     put_tokens(&t->id, 1, text, out);
-    str_puts(out, "<");
+    str_puts(out, "\xc2\xab");
     put_tokens(t->context + t->n_before + 1, t->n_context - t->n_before - 1, text, out);
 }
 

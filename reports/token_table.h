@@ -12,10 +12,10 @@ void token_put_visible(const char *text, struct str *out);
 /* Fills a new table: most kept first, then least kept, best first. Release it with table_free(). */
 void token_table_fill(const struct token_ranking *ranking, const struct token_text *text, struct table *out);
 
-/* Appends the example of a ranked token, the token itself between two marks: "before >token< after". */
+/* Appends the example of a ranked token, the token itself between guillemets, "before »token« after". */
 void token_put_example(const struct ranked_token *token, const struct token_text *text, struct str *out);
 
-/* The same ranking for a terminal: ASCII but for the tokens themselves. */
+/* The same ranking for a terminal: UTF-8 without control characters. */
 void token_put_ranking(const struct token_ranking *ranking, const struct token_text *text, struct str *out);
 
 #endif

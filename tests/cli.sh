@@ -64,7 +64,20 @@ expect 0 "index.html" "$spkv" report "$dir/run.h5" -o "$dir/report"
 expect 3 "exists" "$spkv" report "$dir/run.h5" -o "$dir/report"
 [ -s "$dir/report/index.html" ] || fail "no page"
 grep -qE '(src|href)="https?:' "$dir/report/index.html" && fail "the page asks the network for something"
+for file in tokens_0.csv keep_map_0.png keep_map_0.csv.gz most_kept_tokens.csv head_correlation.csv; do
+    [ -s "$dir/report/$file" ] || fail "the report has no $file"
+done
+grep -q ',<|bos|>,' "$dir/report/tokens_0.csv" || fail "tokens have no text"
+expect 0 "most kept tokens" "$spkv" show "$dir/run.h5" --tokens=3
+expect 3 "no sequence 99" "$spkv" report "$dir/run.h5" -o "$dir/x" --sequence 99
+printf 'read_fraction,nll_change\n0.5,much\n' >"$dir/table.csv"
+expect 3 "table.csv:row 2" "$spkv" report "$dir/table.csv" -o "$dir/x"
+echo '{"format": "spkv-layout", "version": 1, "heads": 7}' >"$dir/bad.json"
+expect 3 "bad.json" "$spkv" report "$dir/run.h5" "$dir/bad.json" -o "$dir/x"
+[ -e "$dir/x" ] && fail "a refused report left something behind"
 expect 0 "coverage" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
+expect 0 "index.html" "$spkv" report "$dir/layout.json" -o "$dir/layouts"
+grep -q '^densest-heads,layout,' "$dir/layouts/candidates.csv" || fail "the layout is not among the candidates"
 expect 3 "exists" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
 expect 0 "policy layout" profile -o "$dir/layout.h5" --policy "layout:file=$dir/layout.json"
 expect 0 "policy window" profile -o "$dir/window.h5" --policy window --sinks 4 --prefill dense

@@ -173,8 +173,8 @@ static void names_stay_names_in_the_script(void **state) {
 static char *write_layout(const char *tail) {
     char text[2000];
     snprintf(text, sizeof text,
-             "{\"format\": \"spkv-layout\", \"version\": 1, \"model\": {\"n_layers\": 2, \"n_kv_heads\": 2}, \"window\": 1024, "
-             "\"sinks\": 0, \"heads\": " HEADS "%s}", tail);
+             "{\"format\": \"spkv-layout\", \"version\": 1, \"model\": {\"n_layers\": 2, \"n_kv_heads\": 2}, "
+             "\"window\": 1024, \"sinks\": 0, \"heads\": " HEADS "%s}", tail);
     return scratch_write_text(&scratch, "densest-1.json", text);
 }
 
@@ -184,7 +184,8 @@ static void a_layout_is_its_prediction_and_its_measurements(void **state) {
     struct err err = {0};
     char *path = write_layout(", \"made_by\": {\"strategy\": \"densest-heads\"}, \"predicted\": {\"coverage\": 0.75}, "
                               "\"measured\": {\"zero_shot\": {\"nll_change\": 0.25, \"nll_change_interval\": [0.125, null], "
-                              "\"kv_bytes_used\": 30, \"kv_bytes_full\": 40, \"n_documents\": 3, \"corpora\": [\"d/e.txt\"]}, "
+                              "\"kv_bytes_used\": 30, \"kv_bytes_full\": 40, \"n_documents\": 3, "
+                              "\"corpora\": [\"d/e.txt\"]}, "
                               "\"healed\": {}}");
     assert_true(candidates_is_layout(path));
     must(candidates_add_layout(&c, path, &err), &err);
