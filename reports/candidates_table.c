@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/csv.h"
 #include "reports/candidates.h"
-#include "reports/csv.h"
 #include "reports/text.h"
 
 static const char *const needed[] = {"read_fraction", "nll_change"};

@@ -13,7 +13,7 @@
 
 #include "base/file.h"
 #include "reports/candidate_figures.h"
-#include "reports/csv.h"
+#include "base/csv.h"
 #include "tests/fake_run.h"
 #include "tests/scratch.h"
 
@@ -64,14 +64,14 @@ static void tables_that_are_none_are_refused(void **state) {
     static const struct {
         const char *text, *where, *what;
     } cases[] = {
-        {"", ":row 1", "no header"},
-        {"a,b\n1\n", ":row 2", "fewer fields"},
-        {"a,b\n1,2,3\n", ":row 2", "more fields"},
-        {"a,b\n\"1,2\n", ":row 2", "quote"},
-        {"a,b\n\"1\"x,2\n", ":row 2", "quote"},
-        {"read_fraction,nll_change\n0.5,abc\n", ":row 2", "is no number"},
-        {"read_fraction,nll_change\n0.5,inf\n", ":row 2", "is no number"},
-        {"read_fraction,nll_change\nnan,1\n", ":row 2", "is no number"},
+        {"", ":1", "no header"},
+        {"a,b\n1\n", ":2", "fewer fields"},
+        {"a,b\n1,2,3\n", ":2", "more fields"},
+        {"a,b\n\"1,2\n", ":2", "quote"},
+        {"a,b\n\"1\"x,2\n", ":2", "quote"},
+        {"read_fraction,nll_change\n0.5,abc\n", ":2", "expected a number"},
+        {"read_fraction,nll_change\n0.5,inf\n", ":2", "expected a number"},
+        {"read_fraction,nll_change\nnan,1\n", ":2", "expected a number"},
         {"read_fraction,loss\n0.5,1\n", "", "no column \"nll_change\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
