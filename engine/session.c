@@ -1,63 +1,10 @@
-#include "engine/session.h"
+#include "engine/session_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "engine/forward.h"
-#include "engine/output_gram.h"
-#include "engine/eviction.h"
-
-/* The step that was fed last; host arrays of n_slots (+ 1). */
-struct last_step {
-    int n_seq;
-    size_t n_rows;
-    int *slots, *row_splits, *pos0;
-    uint64_t *sequence_id;
-};
-
-struct session {
-    const struct model *model;
-    struct session_options options;
-    struct kv_cache *cache;
-    struct eviction *eviction; /* NULL when the policy does not evict */
-    struct activations a;
-    struct last_step last;
-    float *rope[2];           /* device */
-    float *head_score;        /* device (n_layers, n_kv_heads) */
-    struct gate_layer *gates; /* (n_layers) of the policy; NULL = it has none */
-    uint64_t *sequence_id;    /* (n_slots) */
-    int *length;              /* (n_slots) tokens fed */
-    bool *dense;              /* (n_slots) in a dense prefill */
-    uint8_t *all_open;        /* device (max_rows, n_kv_heads) ones; dense prefill only, as is */
-    uint8_t *gate_history;    /* device (n_slots, n_layers, max_len, n_kv_heads) */
-    int32_t *ids, *pos;       /* host staging (max_rows) */
-    int32_t *target;          /* device (max_rows) */
-    float *nll;               /* device (max_rows) */
-    uint8_t *is_argmax;       /* device (max_rows) */
-    float *logits;            /* device (n_slots, vocab_size), made on first use */
-    void *last_rows;          /* device (n_slots, d_model) act, the same */
-    int32_t *sampled;         /* device (n_slots) */
-    float *host_logits;       /* (n_slots, vocab_size) */
-    float *host_utility;      /* (n_layers, max_rows, n_kv_heads) */
-    uint8_t *host_open;
-    void *staging;            /* host, reals as the device has them */
-    size_t staging_bytes;
-    /* Attention statistics: device sums of the last step, host sums per slot. */
-    struct step_stats stats;
-    int32_t *bin_of_distance;
-    double *step_sums;        /* device: far, sink, distance after one another */
-    double *host_sums;        /* staging of the same */
-    double *far_sum, *sink_sum, *distance_sum; /* (n_slots, n_layers, n_kv_heads[, n_bins]) */
-    bool stats_pending;
-    float *host_future_max, *host_future_mean; /* (n_layers, max_len, n_kv_heads) */
-    float *output_gram;       /* device, see struct step_stats */
-    float *step_norms;        /* device (n_layers, max_rows, n_kv_heads) of the last step */
-    float *value_norm;        /* device (n_layers, n_slots, max_len, n_kv_heads) */
-    float *host_norm;         /* (n_layers, max_len, n_kv_heads) */
-    float *given;             /* device (n_layers, n_slots, max_len, n_kv_heads): scores that were there before */
-};
 
 static size_t n_lanes(const struct session *s) {
     return (size_t)s->model->config->n_layers * (size_t)s->model->config->n_kv_heads;
@@ -84,7 +31,7 @@ int distance_bins(int max_len, int64_t *edge) {
     return n;
 }
 
-static void *device_array(struct session *s, size_t count, size_t size, int *rc) {
+void *session_device_array(struct session *s, size_t count, size_t size, int *rc) {
     size_t n_bytes;
     void *out = NULL;
     if (*rc == OK && size_mul(count, size, &n_bytes))
@@ -94,7 +41,7 @@ static void *device_array(struct session *s, size_t count, size_t size, int *rc)
     return out;
 }
 
-static void *host_array(size_t count, size_t size, int *rc, struct err *err) {
+void *session_host_array(size_t count, size_t size, int *rc, struct err *err) {
     void *out = *rc == OK ? mem_alloc(count, size, "a session", err) : NULL;
     if (!out && *rc == OK)
         *rc = ERR_MEMORY;
@@ -120,46 +67,17 @@ static int create_cache(struct session *s, struct err *err) {
     return rc;
 }
 
-/* Elements of the future attention of one slot in one layer. */
-static size_t future_items(const struct session *s) {
-    return (size_t)s->options.max_len * (size_t)s->model->config->n_kv_heads;
-}
-
-static int create_future(struct session *s, struct err *err) {
-    int rc = OK;
-    size_t n_layers = (size_t)s->model->config->n_layers, n = (size_t)s->options.n_slots * n_layers * future_items(s);
-    size_t real = real_size(s->model->ops, s->model->dev);
-    s->stats.future_max = device_array(s, n, real, &rc);
-    s->stats.future_sum = device_array(s, n, real, &rc);
-    s->host_future_max = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
-    s->host_future_mean = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
-    return rc;
-}
-
-static int create_value_norms(struct session *s, struct err *err) {
-    int rc = OK;
-    size_t n_layers = (size_t)s->model->config->n_layers, real = real_size(s->model->ops, s->model->dev);
-    s->value_norm = device_array(s, (size_t)s->options.n_slots * n_layers * future_items(s), real, &rc);
-    s->step_norms = device_array(s, s->options.max_rows * n_lanes(s), real, &rc);
-    s->host_norm = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
-    if (rc == OK)
-        rc = output_gram_create(s->model, &s->output_gram, err);
-    s->stats.output_gram = s->output_gram;
-    s->stats.value_norm = s->step_norms;
-    return rc;
-}
-
 static int create_distance_sums(struct session *s, struct err *err) {
     int rc = OK, n_bins = distance_bins(s->options.max_len, NULL);
     size_t lanes = n_lanes(s), n_slots = (size_t)s->options.n_slots, n = n_slots * lanes;
-    int64_t *edge = host_array((size_t)n_bins + 1, sizeof *edge, &rc, err);
-    int32_t *bin = host_array((size_t)s->options.max_len, sizeof *bin, &rc, err);
-    s->far_sum = host_array(n, sizeof(double), &rc, err);
-    s->sink_sum = host_array(n, sizeof(double), &rc, err);
-    s->distance_sum = host_array(n * (size_t)n_bins, sizeof(double), &rc, err);
-    s->host_sums = host_array(n * (2 + (size_t)n_bins), sizeof(double), &rc, err);
-    s->step_sums = device_array(s, n * (2 + (size_t)n_bins), sizeof(double), &rc);
-    s->bin_of_distance = device_array(s, (size_t)s->options.max_len, sizeof(int32_t), &rc);
+    int64_t *edge = session_host_array((size_t)n_bins + 1, sizeof *edge, &rc, err);
+    int32_t *bin = session_host_array((size_t)s->options.max_len, sizeof *bin, &rc, err);
+    s->far_sum = session_host_array(n, sizeof(double), &rc, err);
+    s->sink_sum = session_host_array(n, sizeof(double), &rc, err);
+    s->distance_sum = session_host_array(n * (size_t)n_bins, sizeof(double), &rc, err);
+    s->host_sums = session_host_array(n * (2 + (size_t)n_bins), sizeof(double), &rc, err);
+    s->step_sums = session_device_array(s, n * (2 + (size_t)n_bins), sizeof(double), &rc);
+    s->bin_of_distance = session_device_array(s, (size_t)s->options.max_len, sizeof(int32_t), &rc);
     if (rc == OK) {
         distance_bins(s->options.max_len, edge);
         for (int d = 0, b = 0; d < s->options.max_len; d++) {
@@ -180,23 +98,23 @@ static int create_buffers(struct session *s, struct err *err) {
     size_t n_slots = (size_t)s->options.n_slots, rows = s->options.max_rows;
     size_t real = real_size(s->model->ops, s->model->dev), lanes = n_lanes(s);
     int rc = OK;
-    s->last.slots = host_array(n_slots, sizeof(int), &rc, err);
-    s->last.row_splits = host_array(n_slots + 1, sizeof(int), &rc, err);
-    s->last.pos0 = host_array(n_slots, sizeof(int), &rc, err);
-    s->last.sequence_id = host_array(n_slots, sizeof(uint64_t), &rc, err);
-    s->sequence_id = host_array(n_slots, sizeof(uint64_t), &rc, err);
-    s->length = host_array(n_slots, sizeof(int), &rc, err);
-    s->ids = host_array(rows, sizeof(int32_t), &rc, err);
-    s->pos = host_array(rows, sizeof(int32_t), &rc, err);
-    s->target = device_array(s, rows, sizeof(int32_t), &rc);
-    s->nll = device_array(s, rows, real, &rc);
-    s->is_argmax = device_array(s, rows, 1, &rc);
-    s->sampled = device_array(s, n_slots, sizeof(int32_t), &rc);
-    s->dense = host_array(n_slots, sizeof(bool), &rc, err);
+    s->last.slots = session_host_array(n_slots, sizeof(int), &rc, err);
+    s->last.row_splits = session_host_array(n_slots + 1, sizeof(int), &rc, err);
+    s->last.pos0 = session_host_array(n_slots, sizeof(int), &rc, err);
+    s->last.sequence_id = session_host_array(n_slots, sizeof(uint64_t), &rc, err);
+    s->sequence_id = session_host_array(n_slots, sizeof(uint64_t), &rc, err);
+    s->length = session_host_array(n_slots, sizeof(int), &rc, err);
+    s->ids = session_host_array(rows, sizeof(int32_t), &rc, err);
+    s->pos = session_host_array(rows, sizeof(int32_t), &rc, err);
+    s->target = session_device_array(s, rows, sizeof(int32_t), &rc);
+    s->nll = session_device_array(s, rows, real, &rc);
+    s->is_argmax = session_device_array(s, rows, 1, &rc);
+    s->sampled = session_device_array(s, n_slots, sizeof(int32_t), &rc);
+    s->dense = session_host_array(n_slots, sizeof(bool), &rc, err);
     if (s->options.dense_prefill) {
         size_t n_open = rows * (size_t)s->model->config->n_kv_heads;
-        s->gate_history = device_array(s, n_slots * lanes, (size_t)s->options.max_len, &rc);
-        if ((s->all_open = device_array(s, n_open, 1, &rc)))
+        s->gate_history = session_device_array(s, n_slots * lanes, (size_t)s->options.max_len, &rc);
+        if ((s->all_open = session_device_array(s, n_open, 1, &rc)))
             s->model->ops->fill(s->model->dev, s->all_open, 1, n_open);
     }
     if (rc == OK &&
@@ -238,17 +156,12 @@ int session_create(const struct model *model, const struct session_options *opti
         rc = create_cache(s, err);
     if (rc == OK && options->policy->gates)
         rc = gate_layers_create(options->policy->gates, model, &s->gates, err);
-    if (rc == OK && options->policy->scorer == SCORER_GIVEN)
-        s->given = device_array(s, (size_t)options->n_slots * (size_t)model->config->n_layers * future_items(s),
-                                real_size(model->ops, model->dev), &rc);
     s->stats.window = options->policy->base_window;
     s->stats.sinks = options->policy->sinks;
     if (rc == OK && options->attention_stats)
         rc = create_distance_sums(s, err);
-    if (rc == OK && options->future_attention)
-        rc = create_future(s, err);
-    if (rc == OK && options->value_norms)
-        rc = create_value_norms(s, err);
+    if (rc == OK)
+        rc = session_create_future(s, err);
     if (rc == OK)
         rc = model->ops->sync(model->dev, err);
     if (rc != OK) {
@@ -282,20 +195,6 @@ void session_free(struct session *s) {
     free(s);
 }
 
-/* The future attention of a slot in one layer. */
-static float *future_of(const struct session *s, float *base, int layer, int slot) {
-    size_t part = (size_t)layer * (size_t)s->options.n_slots + (size_t)slot;
-    return real_at(s->model, base, part * future_items(s));
-}
-
-static void clear_future(struct session *s, int slot) {
-    size_t n_bytes = future_items(s) * real_size(s->model->ops, s->model->dev);
-    for (int l = 0; l < s->model->config->n_layers; l++) {
-        s->model->ops->fill(s->model->dev, future_of(s, s->stats.future_max, l, slot), 0, n_bytes);
-        s->model->ops->fill(s->model->dev, future_of(s, s->stats.future_sum, l, slot), 0, n_bytes);
-    }
-}
-
 void session_reset(struct session *s, int slot, uint64_t sequence_id) {
     ASSERT(slot >= 0 && slot < s->options.n_slots);
     kv_cache_reset(s->cache, slot);
@@ -309,7 +208,7 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
         memset(s->distance_sum + at * n_bins, 0, lanes * n_bins * sizeof(double));
     }
     if (s->options.future_attention)
-        clear_future(s, slot);
+        session_clear_future(s, slot);
     if (s->eviction)
         eviction_reset(s->eviction, slot);
 }
@@ -410,18 +309,6 @@ static void note_gates(struct session *s) {
         }
 }
 
-/* Keeps the value norms of a step by position. */
-static void note_norms(struct session *s) {
-    size_t kv = (size_t)s->model->config->n_kv_heads, size = kv * real_size(s->model->ops, s->model->dev);
-    for (int l = 0; l < s->model->config->n_layers; l++)
-        for (int i = 0; i < s->last.n_seq; i++) {
-            size_t row = (size_t)s->last.row_splits[i], n = (size_t)s->last.row_splits[i + 1] - row;
-            char *to = (char *)future_of(s, s->value_norm, l, s->last.slots[i]) + (size_t)s->last.pos0[i] * size;
-            s->model->ops->copy(s->model->dev, to, (char *)s->step_norms + ((size_t)l * s->last.n_rows + row) * size,
-                                n * size);
-        }
-}
-
 void session_end_prefill(struct session *s, int slot) {
     if (!s->dense[slot])
         return;
@@ -460,7 +347,7 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
     if (dense)
         note_gates(s);
     if (s->options.value_norms)
-        note_norms(s);
+        session_note_norms(s);
     if (s->eviction)
         eviction_end_step(s->eviction, &step.batch);
     for (int i = 0; i < feed->n_seq; i++)
@@ -479,8 +366,7 @@ int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n
     return rc;
 }
 
-/* Downloads n reals as f32; valid on return (waits). */
-static int download_real(struct session *s, float *out, const float *from, size_t n, struct err *err) {
+int session_download(struct session *s, float *out, const float *from, size_t n, struct err *err) {
     size_t size = real_size(s->model->ops, s->model->dev);
     if (size == 4) {
         s->model->ops->download(s->model->dev, out, from, n * 4);
@@ -508,7 +394,7 @@ int session_nll(struct session *s, const int32_t *target, float *nll, uint8_t *i
                                            .is_argmax = is_argmax ? s->is_argmax : NULL});
     if (is_argmax)
         m->ops->download(m->dev, is_argmax, s->is_argmax, s->last.n_rows);
-    return download_real(s, nll, s->nll, s->last.n_rows, err);
+    return session_download(s, nll, s->nll, s->last.n_rows, err);
 }
 
 /* Logits of the last rows, on the device. */
@@ -517,9 +403,9 @@ static int last_logits(struct session *s, struct err *err) {
     size_t n_slots = (size_t)s->options.n_slots, d = (size_t)m->config->d_model, vocab = (size_t)m->config->vocab_size;
     int rc = OK;
     if (!s->logits) {
-        s->logits = device_array(s, n_slots * vocab, real_size(m->ops, m->dev), &rc);
-        s->last_rows = device_array(s, n_slots * d, dtype_size(m->ops->device_dtype(m->dev)), &rc);
-        s->host_logits = host_array(n_slots * vocab, sizeof(float), &rc, err);
+        s->logits = session_device_array(s, n_slots * vocab, real_size(m->ops, m->dev), &rc);
+        s->last_rows = session_device_array(s, n_slots * d, dtype_size(m->ops->device_dtype(m->dev)), &rc);
+        s->host_logits = session_host_array(n_slots * vocab, sizeof(float), &rc, err);
         if (rc != OK)
             return err_memory(err, "logits", n_slots * vocab * sizeof(float));
     }
@@ -534,7 +420,8 @@ static int last_logits(struct session *s, struct err *err) {
 int session_logits(struct session *s, const float **logits, struct err *err) {
     int rc = last_logits(s, err);
     if (rc == OK)
-        rc = download_real(s, s->host_logits, s->logits, (size_t)s->last.n_seq * (size_t)s->model->config->vocab_size, err);
+        rc = session_download(s, s->host_logits, s->logits, (size_t)s->last.n_seq * (size_t)s->model->config->vocab_size,
+                              err);
     *logits = s->host_logits;
     return rc;
 }
@@ -558,13 +445,13 @@ int session_gates(struct session *s, const float **utility, const uint8_t **open
     size_t n = s->last.n_rows * n_lanes(s);
     int rc = OK;
     if (!s->host_utility) {
-        s->host_utility = host_array(s->options.max_rows * n_lanes(s), sizeof(float), &rc, err);
-        s->host_open = host_array(s->options.max_rows * n_lanes(s), 1, &rc, err);
+        s->host_utility = session_host_array(s->options.max_rows * n_lanes(s), sizeof(float), &rc, err);
+        s->host_open = session_host_array(s->options.max_rows * n_lanes(s), 1, &rc, err);
         if (rc != OK)
             return rc;
     }
     s->model->ops->download(s->model->dev, s->host_open, s->a.open, n);
-    rc = download_real(s, s->host_utility, s->a.utility, n, err);
+    rc = session_download(s, s->host_utility, s->a.utility, n, err);
     *utility = s->host_utility;
     *open = s->host_open;
     return rc;
@@ -592,66 +479,4 @@ const double *session_sink_sum(const struct session *s, int slot) {
 
 const double *session_distance_sum(const struct session *s, int slot) {
     return s->distance_sum ? s->distance_sum + (size_t)slot * n_lanes(s) * (size_t)s->stats.n_bins : NULL;
-}
-
-/* Turns sums of one layer, in place, into means over the queries outside the window of each token and the heads of a group;
- * NaN where there is none. */
-static void future_means(const struct session *s, int layer, size_t n_tok, float *max, float *sum) {
-    const struct model_config *c = s->model->config;
-    size_t kv = (size_t)c->n_kv_heads, window = (size_t)s->stats.window, group = (size_t)c->n_heads / kv;
-    bool sliding = c->layers[layer].sliding_window > 0;
-    for (size_t t = 0; t < n_tok; t++) {
-        size_t n_queries = sliding || n_tok - t <= window ? 0 : n_tok - t - window;
-        for (size_t i = t * kv; i < (t + 1) * kv; i++) {
-            max[i] = n_queries ? max[i] : NAN;
-            sum[i] = n_queries ? sum[i] / (float)(n_queries * group) : NAN;
-        }
-    }
-}
-
-int session_future(struct session *s, int slot, const float **max, const float **mean, struct err *err) {
-    size_t n_tok = (size_t)s->length[slot], n = n_tok * (size_t)s->model->config->n_kv_heads;
-    int rc = OK;
-    ASSERT(s->options.future_attention);
-    for (int l = 0; l < s->model->config->n_layers && rc == OK; l++) {
-        float *max_host = s->host_future_max + (size_t)l * n, *mean_host = s->host_future_mean + (size_t)l * n;
-        rc = download_real(s, max_host, future_of(s, s->stats.future_max, l, slot), n, err);
-        if (rc == OK)
-            rc = download_real(s, mean_host, future_of(s, s->stats.future_sum, l, slot), n, err);
-        if (rc == OK)
-            future_means(s, l, n_tok, max_host, mean_host);
-    }
-    *max = s->host_future_max;
-    *mean = s->host_future_mean;
-    return rc;
-}
-
-int session_set_scores(struct session *s, int slot, const float *scores, size_t n_tok, struct err *err) {
-    const struct model *m = s->model;
-    size_t n = n_tok * (size_t)m->config->n_kv_heads, size = real_size(m->ops, m->dev);
-    int rc = mem_grow(&s->staging, &s->staging_bytes, n * size, 1, "scores", err);
-    ASSERT(s->given && s->length[slot] == 0 && n_tok <= (size_t)s->options.max_len);
-    for (int l = 0; l < m->config->n_layers && rc == OK; l++) {
-        for (size_t i = 0; i < n; i++)
-            dtype_store(s->staging, size == 8 ? DTYPE_F64 : DTYPE_F32, i, (double)scores[(size_t)l * n + i]);
-        m->ops->upload(m->dev, future_of(s, s->given, l, slot), s->staging, n * size);
-    }
-    return rc == OK ? m->ops->sync(m->dev, err) : rc;
-}
-
-int session_foresee(struct session *s, int slot, const struct foresight *what, const float **scores, struct err *err) {
-    size_t n = (size_t)s->length[slot] * (size_t)s->model->config->n_kv_heads;
-    const float *max, *mean;
-    int rc = session_future(s, slot, &max, &mean, err);
-    float *out = what->mean ? s->host_future_mean : s->host_future_max;
-    ASSERT(!what->value_norm || s->options.value_norms);
-    for (int l = 0; l < s->model->config->n_layers && rc == OK; l++) {
-        float *layer = out + (size_t)l * n;
-        if (what->value_norm)
-            rc = download_real(s, s->host_norm, future_of(s, s->value_norm, l, slot), n, err);
-        for (size_t i = 0; i < n && rc == OK; i++)
-            layer[i] = isnan(layer[i]) ? 0 : what->value_norm ? layer[i] * s->host_norm[i] : layer[i];
-    }
-    *scores = out;
-    return rc;
 }

@@ -1,6 +1,5 @@
 #include "reports/report.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -318,17 +317,6 @@ static int write_all(struct report *r, const struct report_input *input, struct 
 
 /* -- the directory -- */
 
-static bool is_empty_dir(const char *path) {
-    DIR *dir = opendir(path);
-    int n = 0;
-    if (!dir)
-        return false;
-    while (n <= 2 && readdir(dir))
-        n++;
-    closedir(dir);
-    return n <= 2; /* . and .. */
-}
-
 /* Whether an earlier report lies there: then its page begins with our mark. */
 static bool is_report(const char *path) {
     char *page = file_join(path, "index.html", NULL), head[sizeof PAGE_MARK] = {0};
@@ -342,7 +330,7 @@ static bool is_report(const char *path) {
 
 static int check_target(const struct report_options *o, struct err *err) {
     int rc = file_check_free(o->dir, o->force, err);
-    if (rc != OK || !file_exists(o->dir) || is_empty_dir(o->dir) || is_report(o->dir))
+    if (rc != OK || !file_exists(o->dir) || file_dir_is_empty(o->dir) || is_report(o->dir))
         return rc;
     return err_set(err, ERR_EXISTS, o->dir,
                    "exists and is neither empty nor a report: --force does not replace it (give another directory)");

@@ -73,7 +73,7 @@ grep -q ',<|bos|>,' "$dir/report/tokens_0.csv" || fail "tokens have no text"
 expect 0 "most kept tokens" "$spkv" show "$dir/run.h5" --tokens=3
 expect 3 "no sequence 99" "$spkv" report "$dir/run.h5" -o "$dir/x" --sequence 99
 printf 'read_fraction,nll_change\n0.5,much\n' >"$dir/table.csv"
-expect 3 "table.csv:row 2" "$spkv" report "$dir/table.csv" -o "$dir/x"
+expect 3 "table.csv:2" "$spkv" report "$dir/table.csv" -o "$dir/x"
 echo '{"format": "spkv-layout", "version": 1, "heads": 7}' >"$dir/bad.json"
 expect 3 "bad.json" "$spkv" report "$dir/run.h5" "$dir/bad.json" -o "$dir/x"
 [ -e "$dir/x" ] && fail "a refused report left something behind"
