@@ -123,7 +123,7 @@ SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows 
              sequence_ids profile layout statistics kv_cache ref ops session token_class report lora heatmap page \
              figure terminal safetensors_write schedule init state train_log train_ref attend_ref train_ops \
              attend_ops training_curves batches bootstrap recommendation interchange paired rank candidates tokens eval \
-             policies
+             policies eviction evict_ops
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test

@@ -1,5 +1,5 @@
 /* test_eviction.c - policies that evict: kept sets against plain statements of the methods (tests/data/evictions.json, made
- * by scripts/reference/make_evictions.py), the same on every backend, in any steps and batches; budgets and bytes by hand. */
+ * by scripts/reference/make_evictions.py), the same on every backend, in any steps and batches; budgets, bytes by hand. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -68,7 +68,7 @@ static void engine_close(struct engine *e) {
     e->ops->close(e->dev);
 }
 
-/* ---- kept sets ------------------------------------------------------------------------------------------------------- */
+/* ---- kept sets ----------------------------------------------------------------------------------------------------- */
 
 /* The stored positions of one head, as text: what a failure prints. */
 static void print_positions(char *out, size_t cap, const int32_t *pos, int n) {
@@ -95,8 +95,8 @@ static void compare_store(struct session *s, json_t *store, const char *what) {
                 continue;
             print_positions(texts[0], sizeof texts[0], got, n);
             print_positions(texts[1], sizeof texts[1], want, (int)json_array_size(head));
-            fail_msg("%s after %d tokens, layer %zu, head %zu:\n  got      %s\n  expected %s", what, session_length(s, 0), l, h,
-                     texts[0], texts[1]);
+            fail_msg("%s after %d tokens, layer %zu, head %zu:\n  got      %s\n  expected %s", what, session_length(s, 0), l,
+                     h, texts[0], texts[1]);
         }
 }
 
@@ -158,7 +158,7 @@ static void test_kept_sets(void **state) {
     json_decref(all);
 }
 
-/* ---- batches, reuse ---------------------------------------------------------------------------------------------------- */
+/* ---- batches, reuse ------------------------------------------------------------------------------------------------ */
 
 enum { N_SEQ = 3 };
 
@@ -240,7 +240,7 @@ static void test_batches_and_reuse(void **state) {
         }
 }
 
-/* ---- bytes ------------------------------------------------------------------------------------------------------------- */
+/* ---- bytes --------------------------------------------------------------------------------------------------------- */
 
 static int pages(int n) {
     return (n + KV_PAGE_SLOTS - 1) / KV_PAGE_SLOTS;
@@ -301,7 +301,7 @@ static void test_bytes(void **state) {
     engine_close(&e);
 }
 
-/* ---- budgets, steps, refusals -------------------------------------------------------------------------------------------- */
+/* ---- budgets, steps, refusals -------------------------------------------------------------------------------------- */
 
 static void test_budget(void **state) {
     struct policy *growing = make_policy(*state, "h2o:budget=0.29,chunk=40", 16, 4);

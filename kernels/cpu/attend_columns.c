@@ -96,6 +96,8 @@ static void record_add(const struct device *dev, const struct attend_run *run, c
                        const struct attend_record *record, const float *lse, float *sums) {
     size_t first = tile * TILE_ROWS, n = rows->n - first < TILE_ROWS ? rows->n - first : TILE_ROWS;
     float sum[STEP_KEYS] = {0}, share = 1 / (float)rows->heads;
+    if (record->n_groups == 0)
+        return;
     for (size_t r = 0; r < n; r++)
         if (attend_position(run, rows, first + r) >= rows->column_from)
             column_add_table[dev->isa](sum, record->weight + r * STEP_KEYS,
