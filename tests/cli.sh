@@ -18,6 +18,7 @@ done
 expect 2 "not a command" "$spkv" prophile
 expect 2 "MODEL" "$spkv" profile
 expect 2 "is not a policy" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy sparse
+[ "$(grep -c "^ *window " "$dir/out")" -eq 1 ] || fail "a policy is not listed once: $(cat "$dir/out")"
 expect 2 "no parameter" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy full:depth=3
 expect 2 "below window + sinks" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o:constant=10
 expect 2 "chunk=N" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o --prefill dense
