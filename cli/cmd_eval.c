@@ -164,7 +164,8 @@ static json_t *settings_json(const struct evaluation *e, const struct eval_task 
     json_t *files = json_array();
     char hash[33];
     for (size_t i = 0; i < o->n_tasks; i++)
-        json_array_append_new(files, json_pack("[s, s]", tasks[i].kind->name,
+        json_array_append_new(files, json_pack("[s, s?, s]", tasks[i].kind->name,
+                                               tasks[i].row_kind ? row_kind_name(tasks[i].row_kind) : NULL,
                                                file_hash(tasks[i].path, hash, NULL) == OK ? hash : tasks[i].path));
     const char *from = o->shots_from && file_hash(o->shots_from, hash, NULL) == OK ? hash : NULL;
     return json_pack("{s:i, s:s, s:s, s:s, s:b, s:b, s:i, s:i, s:s, s:o, s:I, s:I, s:i, s:i, s:s?, s:s?, s:I, s:b, s:s}",
