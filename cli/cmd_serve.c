@@ -264,6 +264,8 @@ static int serve(struct server *s, struct err *err) {
     while (rc == OK && !*s->e.stop && !ferror(stdout) && (n = getline(&line, &cap, stdin)) >= 0)
         if (!is_blank(line, (size_t)n))
             serve_line(s, line, (size_t)n);
+    if (rc == OK && ferror(stdin))
+        rc = err_errno(err, errno, "standard input", "cannot be read");
     if (rc == OK)
         rc = cli_finish_stdout(err);
     free(line);
