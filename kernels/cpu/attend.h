@@ -35,7 +35,8 @@ struct attend_run {
     size_t n_long_groups, n_ring_groups, n_groups;
 };
 
-/* 32 neighbouring slots, the index-th of the run. Slot i holds position base + i below `split`, base_wrapped + i from there on. */
+/* 32 neighbouring slots, the index-th of the run. Slot i holds position base + i below `split`, base_wrapped + i from there
+ * on. */
 struct key_group {
     const char *k, *v;
     uint32_t index;

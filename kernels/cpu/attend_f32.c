@@ -304,7 +304,8 @@ static INLINE void rows_body(const struct attend_run *run, struct attend_rows *r
             bool all;
             size_t n_seen = attend_groups_seen(run, rows, tile, groups, n, seen, &all);
             if (rows->records)
-                tile_step_recorded(run, rows, tile, &rows->records[at / STEP_GROUPS * rows->n_tiles + tile], seen, n_seen, isa);
+                tile_step_recorded(run, rows, tile, &rows->records[at / STEP_GROUPS * rows->n_tiles + tile], seen, n_seen,
+                                   isa);
             else if (n_seen)
                 tile_step(run, rows, tile, seen, n_seen, isa);
         }
