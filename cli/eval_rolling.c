@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/space.h"
 #include "cli/eval.h"
 #include "datasets/corpus.h"
 
