@@ -31,7 +31,8 @@ enum {
 static const struct argp_option argp_options[] = {
     {"policy", KEY_POLICY, "NAME[:KEY=VALUE,...]", 0,
      "which pairs the cache keeps: full, window, random:density=X, spkv, layout:file=F, keynorm:threshold=X, "
-     "duo:file=F, gates:file=DIR, oracle:threshold=X (default: spkv when the checkpoint has a predictor, else full)",
+     "duo:file=F, gates:file=DIR, oracle:threshold=X, h2o, tova, snapkv, expected-attention:budget=X "
+     "(default: spkv when the checkpoint has a predictor, else full)",
      10},
     {"predictor", KEY_PREDICTOR, "DIR", 0, "utility predictor in a directory of its own", 10},
     {"window", KEY_WINDOW, "N", 0, "tokens that are always visible, the current one included (the predictor's, else 128)",

@@ -33,8 +33,8 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
         return OK;
     double x = strtod(text, &end);
     if (end == text || *end || !(x >= min && x <= max))
-        return err_set(err, ERR_USAGE, "", "--policy %s: %s=%s is not a number from %g to %g", params->spec, key, text, min,
-                       max);
+        return err_set(err, ERR_USAGE, "", "--policy %s: %s=%s is not a number from %.10g to %.10g", params->spec, key, text,
+                       min, max);
     *out = x;
     return OK;
 }
@@ -76,6 +76,8 @@ static int split(char *copy, struct policy_params *params, struct err *err) {
         if (!equals || equals == item || params->n == (int)(sizeof params->item / sizeof *params->item))
             return err_set(err, ERR_USAGE, "", "--policy %s: \"%s\" is not key=value", params->spec, item);
         *equals = 0;
+        if (has_param(params, item))
+            return err_set(err, ERR_USAGE, "", "--policy %s: %s is given twice", params->spec, item);
         params->item[params->n].key = item;
         params->item[params->n++].value = equals + 1;
     }

@@ -321,10 +321,10 @@ static void test_budget(void **state) {
 static void test_refusals(void **state) {
     static const char *const bad[][2] = {
         {"h2o:constant=19", "below window + sinks = 20"}, {"h2o:constant=30,budget=0.5", "give one"},
-        {"h2o:constant=0", "constant=0"},
         {"h2o:budget=1.5", "budget=1.5"},                 {"tova:allocation=group", "head, layer or model"},
         {"snapkv:observe=40", "at most the chunk (16)"},  {"snapkv:pool=4", "pool is odd"},
         {"tova:observe=3", "no parameter \"observe\""},   {"h2o:chunk=0", "chunk=0"},
+        {"h2o:constant=0", "constant=0"},                 {"h2o:budget=0.1,budget=0.2", "given twice"},
         {"expected-attention:skip=x", "skip=x"},
     };
     const struct model_case *c = *state;
