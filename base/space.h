@@ -1,4 +1,5 @@
-/* space.h - white space at the ends of texts, as Python has it: prompts and scores of evaluations are defined in its terms. */
+/* space.h - white space at the ends of texts, as Python has it: prompts and scores of evaluations are defined in its
+ * terms. Pure functions. */
 #ifndef SPKV_BASE_SPACE_H
 #define SPKV_BASE_SPACE_H
 

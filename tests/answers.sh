@@ -1,5 +1,6 @@
 #!/bin/sh
-# Generated tasks and the tasks that are answered by a text, from outside: spkv tasks ruler, spkv eval on RULER, GSM8K, recall.
+# Generated tasks and the tasks that are answered by a text, from outside: spkv tasks ruler, spkv eval on RULER, GSM8K,
+# recall.
 spkv=${SPKV:-build/spkv} model=${MODEL:-datasets/demo/model}
 . tests/outside
 eval_() { "$spkv" eval "$model" --threads 1 --quiet --dtype f32 --sinks 4 "$@"; }

@@ -21,7 +21,7 @@ static double weight_error(const struct kv_geometry *g) {
     return 3 * logit + (90 + g->max_len) * U;
 }
 
-/* ---- selection ----------------------------------------------------------------------------------------------------------- */
+/* ---- selection --------------------------------------------------------------------------------------------------- */
 
 /* Scores with many ties, NaN and infinities. */
 static double *tied_scores(struct pair *p, size_t n) {
@@ -77,7 +77,7 @@ static void run_select(struct pair *p, size_t n_sets, size_t stride) {
     free(score), free(counts), free(keep);
 }
 
-/* ---- sums of queries ----------------------------------------------------------------------------------------------------- */
+/* ---- sums of queries --------------------------------------------------------------------------------------------- */
 
 /* Rows of two slots, the second of which begins before `skip`. Products within 1, at most n_rows of them in f32. */
 static void run_query_sums(struct pair *p, size_t n_rows, size_t dim) {
@@ -97,7 +97,7 @@ static void run_query_sums(struct pair *p, size_t n_rows, size_t dim) {
     free(q), free(sum);
 }
 
-/* ---- caches that lose pairs ------------------------------------------------------------------------------------------------ */
+/* ---- caches that lose pairs -------------------------------------------------------------------------------------- */
 
 struct worlds {
     struct kv_world got, want;
@@ -140,7 +140,8 @@ static void compare_lane(struct worlds *w, int slot, int layer, int head) {
     size_t n_values = (size_t)resident * (size_t)g->head_dim;
     for (int side = 0; side < 2; side++) {
         const struct kv_world *world = side ? &w->want : &w->got;
-        struct buf k = buf_make(&world->b, world->b.real, n_values, NULL), v = buf_make(&world->b, world->b.real, n_values, NULL);
+        struct buf k = buf_make(&world->b, world->b.real, n_values, NULL);
+        struct buf v = buf_make(&world->b, world->b.real, n_values, NULL);
         struct buf index_dev = buf_bytes(&world->b, (size_t)resident * sizeof *index, index);
         world->b.ops->kv_read(world->b.dev, world->cache, slot, layer, head, index_dev.ptr, (size_t)resident, k.ptr, v.ptr);
         for (int i = 0; i < 2; i++) {
@@ -182,7 +183,8 @@ static struct buf real_part(const struct kv_world *w, const double *values, size
 }
 
 /* Scores of a lane on both sides within tolerances, infinite where the pair is a sink; relative to the largest. */
-static void compare_scores(struct worlds *w, const char *what, int slot, int layer, double *const score[2], double relative) {
+static void compare_scores(struct worlds *w, const char *what, int slot, int layer, double *const score[2],
+                           double relative) {
     const struct kv_geometry *g = &w->got.g;
     for (int head = 0; head < g->n_kv_heads; head++) {
         int32_t pos[256];
@@ -204,7 +206,8 @@ static void column_scores(struct worlds *w, struct rnd *r, int slot, int layer) 
     double *score[2] = {zalloc(n, 8), zalloc(n, 8)};
     for (int side = 0; side < 2; side++) {
         const struct kv_world *world = side ? &w->want : &w->got;
-        struct buf sum = real_part(world, w->want.column_sum + (size_t)layer * n_sum, n_sum), out = real_part(world, NULL, n);
+        struct buf sum = real_part(world, w->want.column_sum + (size_t)layer * n_sum, n_sum);
+        struct buf out = real_part(world, NULL, n);
         world->b.ops->column_score(world->b.dev, &(struct column_score_args){
             .cache = world->cache, .slot = slot, .layer = layer, .column_sum = sum.ptr, .mean_heads = mean_heads,
             .pool = pool, .score = out.ptr});

@@ -64,7 +64,7 @@ static void engine_close(struct engine *e) {
     e->ops->close(e->dev);
 }
 
-/* ---- kept sets ------------------------------------------------------------------------------------------------------- */
+/* ---- kept sets --------------------------------------------------------------------------------------------------- */
 
 /* The stored positions of one head, as text: what a failure prints. */
 static void print_positions(char *out, size_t cap, const int32_t *pos, int n) {
@@ -154,7 +154,7 @@ static void test_kept_sets(void **state) {
     json_decref(all);
 }
 
-/* ---- batches, reuse ---------------------------------------------------------------------------------------------------- */
+/* ---- batches, reuse ---------------------------------------------------------------------------------------------- */
 
 enum { N_SEQ = 3 };
 
@@ -236,7 +236,7 @@ static void test_batches_and_reuse(void **state) {
         }
 }
 
-/* ---- bytes ------------------------------------------------------------------------------------------------------------- */
+/* ---- bytes ------------------------------------------------------------------------------------------------------- */
 
 static int pages(int n) {
     return (n + KV_PAGE_SLOTS - 1) / KV_PAGE_SLOTS;
@@ -297,7 +297,7 @@ static void test_bytes(void **state) {
     engine_close(&e);
 }
 
-/* ---- budgets, steps, refusals -------------------------------------------------------------------------------------------- */
+/* ---- budgets, steps, refusals ------------------------------------------------------------------------------------ */
 
 static void test_budget(void **state) {
     struct policy *growing = make_policy(*state, "h2o:budget=0.29,chunk=40", 16, 4);

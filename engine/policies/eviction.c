@@ -51,6 +51,7 @@ int policy_take_eviction(struct policy *policy, struct policy_params *params, co
         str_printf(&policy->parameters, ",\"budget\":\"constant\",\"constant\":%d", rule->constant);
     else
         str_printf(&policy->parameters, ",\"budget\":%.17g", rule->share);
-    str_printf(&policy->parameters, ",\"chunk\":%d,\"allocation\":\"%s\"", rule->chunk, allocation_names[policy->allocation]);
+    str_printf(&policy->parameters, ",\"chunk\":%d,\"allocation\":\"%s\"", rule->chunk,
+               allocation_names[policy->allocation]);
     return rc;
 }
