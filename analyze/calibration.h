@@ -32,7 +32,6 @@ struct calibration {
 /* Another read fraction is wanted now. */
 void calibration_begin(struct calibration *c);
 
-
 /* The next value to measure on the way to `wanted`; false when a step is within tolerance (relative), or none is left
  * between the two nearest. */
 bool calibration_next(const struct calibration *c, double wanted, double tolerance, double *value);

@@ -200,7 +200,8 @@ int profile_open(const char *path, struct profile **out, struct err *err) {
     if (rc != OK)
         return rc;
     if (n == 0)
-        rc = err_set(err, ERR_INPUT, path, "holds no closed segment yet: wait, or continue the run with --resume");
+        rc = err_set(err, ERR_INPUT, path, "holds no closed segment of a run: name a run file in it, or, if one is being "
+                     "written here, wait, or continue it with --resume");
     else
         rc = open_set((const char *const *)segments, n, MAX_OPEN_SEGMENTS, path, out, err);
     profile_free_segments(segments, n);

@@ -1,6 +1,6 @@
-/* csv.h - a table of texts with a header line, as commands write them: RFC 4180, LF or CRLF, fields in quotes may hold commas
- * and line ends, empty lines do not count. Files of strangers: every row must be as long as the header, errors name file and
- * line. One thread per table. */
+/* csv.h - a table of texts with a header line, as commands write them: RFC 4180, LF or CRLF, fields in quotes may hold
+ * commas and line ends, empty lines do not count. Files of strangers: every row must be as long as the header, errors name
+ * file and line. One thread per table. */
 #ifndef SPKV_BASE_CSV_H
 #define SPKV_BASE_CSV_H
 

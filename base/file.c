@@ -162,6 +162,14 @@ int file_check_free(const char *path, bool force, struct err *err) {
     return err_set(err, ERR_EXISTS, path, "exists already (use --force to replace it, or give another name)");
 }
 
+int file_check_apart(const char *output, const char *input, struct err *err) {
+    struct stat out, in;
+    if (stat(output, &out) != 0 || stat(input, &in) != 0 || out.st_dev != in.st_dev || out.st_ino != in.st_ino)
+        return OK;
+    return err_set(err, ERR_EXISTS, output, "is read by this very command, which would replace it (give the output another "
+                   "name)");
+}
+
 int file_out_open(struct file_out *out, const char *path, struct err *err) {
     struct str name = {0};
     *out = (struct file_out){0};

@@ -42,6 +42,9 @@ int file_remove_tree(const char *path, struct err *err);
 /* ERR_EXISTS, saying --force, when path exists and force is false. */
 int file_check_free(const char *path, bool force, struct err *err);
 
+/* ERR_EXISTS when an output would replace the very file (by any name) that it is made from. */
+int file_check_apart(const char *output, const char *input, struct err *err);
+
 /* An output that is written to a temporary sibling and takes its name on commit (fsync of file and directory, rename):
  * whatever happens, `path` holds the old content or the new one. */
 struct file_out {

@@ -132,7 +132,8 @@ static int make_folders(const struct compare_options *o, struct err *err) {
         char *path = file_join(o->output, folders[i], err);
         rc = path ? file_make_dirs(path, err) : ERR_MEMORY;
         if (rc == OK && !o->corpus.resume && !o->corpus.force && !file_dir_is_empty(path))
-            rc = err_set(err, ERR_EXISTS, o->output, "holds an earlier comparison: --resume goes on with it, --force drops it");
+            rc = err_set(err, ERR_EXISTS, o->output, "holds an earlier comparison: --resume goes on with it, --force drops "
+                         "it");
         free(path);
     }
     return rc;

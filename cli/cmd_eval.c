@@ -129,6 +129,8 @@ static int find_task(const char *argument, struct eval_task *task, struct err *e
     *task = (struct eval_task){0};
     if (!(task->path = take_kind(argument, task, err)))
         return ERR_USAGE;
+    if (!*task->path)
+        return err_set(err, ERR_USAGE, "", "TASK \"%s\" names no file", argument);
     name_task(task);
     if (is_jsonl(task->path) && (rc = row_file_read(task->path, 1, &file, err)) == OK && !task->row_kind) {
         row_file_where(&file, 0, where, sizeof where);
@@ -164,7 +166,8 @@ static json_t *settings_json(const struct evaluation *e, const struct eval_task 
     json_t *files = json_array();
     char hash[33];
     for (size_t i = 0; i < o->n_tasks; i++)
-        json_array_append_new(files, json_pack("[s, s]", tasks[i].kind->name,
+        json_array_append_new(files, json_pack("[s, s?, s]", tasks[i].kind->name,
+                                               tasks[i].row_kind ? row_kind_name(tasks[i].row_kind) : NULL,
                                                file_hash(tasks[i].path, hash, NULL) == OK ? hash : tasks[i].path));
     const char *from = o->shots_from && file_hash(o->shots_from, hash, NULL) == OK ? hash : NULL;
     return json_pack("{s:i, s:s, s:s, s:s, s:b, s:b, s:i, s:i, s:s, s:o, s:I, s:I, s:i, s:i, s:s?, s:s?, s:I, s:b, s:s}",
@@ -212,6 +215,10 @@ static int evaluate(struct evaluation *e, const char *command, struct err *err) 
         rc = file_check_free(o->output, o->force, err);
     for (size_t i = 0; rc == OK && i < o->n_tasks; i++)
         rc = find_task(o->tasks[i], &tasks[i], err);
+    for (size_t i = 0; rc == OK && o->output && i < o->n_tasks; i++)
+        rc = file_check_apart(o->output, tasks[i].path, err);
+    if (rc == OK && o->output && o->shots_from)
+        rc = file_check_apart(o->output, o->shots_from, err);
     if (rc == OK)
         rc = evaluation_open(e, err);
     if (rc == OK && o->output)
@@ -228,7 +235,8 @@ static int evaluate(struct evaluation *e, const char *command, struct err *err) 
         rc = print(e, command, err);
     if (rc == ERR_INCOMPLETE && e->journal)
         cli_note(false, "what was scored lies in %s.part; the same command with --resume goes on from there", o->output);
-    eval_journal_close(e->journal, rc == OK || rc == ERR_INPUT); /* a file that is mended is another file */
+    /* A file that is mended is another file, and options that are mended are others. */
+    eval_journal_close(e->journal, rc == OK || rc == ERR_INPUT || rc == ERR_USAGE);
     evaluation_close(e);
     free(tasks);
     return rc;

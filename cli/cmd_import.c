@@ -176,6 +176,8 @@ static int make_layout(struct import *in, struct err *err) {
 
 static int write_layout(const struct import *in, struct err *err) {
     int rc = file_check_free(in->options->output, in->options->force, err);
+    if (rc == OK)
+        rc = file_check_apart(in->options->output, in->options->input, err);
     return rc == OK ? layout_write(in->layout, in->options->output, err) : rc;
 }
 

@@ -345,6 +345,9 @@ static void warn(const struct command *c) {
 
 static int recommend(struct command *c, struct err *err) {
     const struct recommend_options *o = c->options;
+    for (size_t i = 0; o->output && i < o->sources.n_runs; i++)
+        if (file_check_apart(o->output, o->sources.runs[i], err) != OK)
+            return ERR_EXISTS;
     int rc = o->bench ? cost_model_read(o->bench, (uint32_t)o->batch, &c->cost, err) : OK;
     if (rc == OK)
         rc = recommend_runs_read(&o->sources, &c->runs, err);

@@ -8,7 +8,7 @@
 #include "cli/token_names.h"
 #include "reports/report.h"
 
-enum { KEY_FORCE = 0x100, KEY_QUIET, KEY_SEQUENCE, KEY_TOKENIZER, MAX_SEQUENCES = 64 };
+enum { KEY_FORCE = 0x100, KEY_SEQUENCE, KEY_TOKENIZER, MAX_SEQUENCES = 64 };
 
 struct report_arguments {
     char **paths; /* (n_paths), of argv */
@@ -25,7 +25,7 @@ static const struct argp_option argp_options[] = {
     {"sequence", KEY_SEQUENCE, "N", 0,
      "draw the tokens of sequence N where tokens were recorded (the first of the run); may be repeated", 0},
     {"tokenizer", KEY_TOKENIZER, "FILE", 0, "tokenizer.json of the model, or its directory, when the model has moved", 0},
-    {"quiet", KEY_QUIET, NULL, 0, "no remarks", 0},
+    {"quiet", 'q', NULL, 0, "no remarks", 0},
     {0},
 };
 
@@ -34,7 +34,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case 'o': a->dir = arg; break;
     case KEY_FORCE: a->force = true; break;
-    case KEY_QUIET: a->quiet = true; break;
+    case 'q': a->quiet = true; break;
     case KEY_TOKENIZER: a->tokenizer = arg; break;
     case KEY_SEQUENCE:
         if (a->n_sequences == MAX_SEQUENCES)

@@ -260,12 +260,17 @@ static int serve(struct server *s, struct err *err) {
     char *line = NULL;
     size_t cap = 0;
     ssize_t n;
-    int rc = evaluation_open(&s->e, err);
+    int read_error, rc = evaluation_open(&s->e, err);
     while (rc == OK && !*s->e.stop && !ferror(stdout) && (n = getline(&line, &cap, stdin)) >= 0)
         if (!is_blank(line, (size_t)n))
             serve_line(s, line, (size_t)n);
+    read_error = ferror(stdin) ? errno : 0;
     if (rc == OK)
         rc = cli_finish_stdout(err);
+    if (rc == OK && *s->e.stop)
+        rc = err_set(err, ERR_INCOMPLETE, "", "stopped before the end of its input");
+    else if (rc == OK && read_error)
+        rc = err_errno(err, read_error, "standard input", "cannot read");
     free(line);
     session_free(s->session);
     eval_batch_free(&s->batch);

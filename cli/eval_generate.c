@@ -73,6 +73,15 @@ static int count_answer(struct generate_run *r, struct item *item, struct err *e
     return rc;
 }
 
+/* A task of RULER is a row of the table and named after its length: a file has one. */
+static int check_length(const struct generate_run *r, size_t i, const char *where, struct err *err) {
+    int length = r->items[i].exercise.max_length, first = r->items[0].exercise.max_length;
+    if (length == first)
+        return OK;
+    return err_set(err, ERR_INPUT, where, "\"max_length\" is %d, but %d in the first row: put rows of another length into a "
+                   "file of their own", length, first);
+}
+
 static int read_item(struct generate_run *r, size_t i, struct err *err) {
     struct item *item = &r->items[i];
     struct str text = {0};
@@ -80,6 +89,8 @@ static int read_item(struct generate_run *r, size_t i, struct err *err) {
     char where[4096];
     row_file_where(&r->file, i, where, sizeof where);
     int rc = exercise_read(r->task->row_kind, r->file.rows[i], r->task->path, where, &item->exercise, err);
+    if (rc == OK)
+        rc = check_length(r, i, where, err);
     if (rc == OK)
         rc = put_prompt(r, r->file.rows[i], item, &text, err);
     if (rc == OK && ((rc = encode_prompt(r, item, &text, &inner)) != OK || (rc = count_answer(r, item, &inner)) != OK))

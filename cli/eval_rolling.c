@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/space.h"
 #include "cli/eval.h"
 #include "datasets/corpus.h"
 
@@ -58,7 +59,7 @@ static int run_document(struct rolling_run *r, const struct document *d, struct 
     for (int side = 0; rc == OK && side < N_SIDES; side++)
         rc = mem_grow(&r->nll[side], &r->nll_cap[side], r->n + 1, sizeof(double), "results", err);
     for (int side = 0; rc == OK && side < N_SIDES; side++) {
-        r->nll[side][r->n] = n_tok = 0;
+        r->nll[side][r->n] = 0;
         for (size_t i = 0; r->e->scorings[side] && i < r->batch.n_requests; i++) {
             r->nll[side][r->n] -= r->batch.scores[side][i].log_likelihood;
             r->sum[side] -= r->batch.scores[side][i].log_likelihood;

@@ -20,6 +20,9 @@ int evaluation_open(struct evaluation *e, struct err *err) {
     int limit, rc = loaded_open(&o->run, true, &e->loaded, err);
     if (rc != OK)
         return rc;
+    if (e->loaded.policy->scorer == SCORER_GIVEN)
+        return err_set(err, ERR_USAGE, "", "policy %s knows the future: what it knows ahead would be the answer (use it in "
+                       "profile, verify and compare)", e->loaded.policy->name);
     limit = e->loaded.model->config->max_positions;
     if (o->max_length > limit)
         return err_set(err, ERR_USAGE, "", "--max-length %d: this model takes %d", o->max_length, limit);

@@ -428,6 +428,9 @@ int run_corpus(const struct run_options_cli *run, const struct corpus_options_cl
     int max_length = corpus_max_length(corpus, loaded), rc;
     uint64_t start = clock_us();
     *result = (struct corpus_result){0};
+    for (size_t i = 0; i < corpus->n_corpora; i++)
+        if ((rc = file_check_apart(output, corpus->corpora[i], err)) != OK)
+            return rc;
     if ((rc = open_corpus(&r, err)) != OK)
         goto out;
     if (record & PROFILE_RECORD_CLASSES && (rc = token_classes_create(loaded->tokenizer, &r.classes, err)) != OK)

@@ -71,8 +71,8 @@ void verify_print_json(const struct verification *v) {
         }
         json_array_append_new(cases, entry);
     }
-    json_t *root = json_pack("{s:s, s:i, s:O, s:o, s:o}", "schema", "spkv-verify", "version", 1, "text", v->text.description, "cases",
-                             cases, "rank_correlation", json_finite(v->rank_correlation));
+    json_t *root = json_pack("{s:s, s:i, s:O, s:o, s:o}", "schema", "spkv-verify", "version", 1, "text",
+                             v->text.description, "cases", cases, "rank_correlation", json_finite(v->rank_correlation));
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');
     json_decref(root);

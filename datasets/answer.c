@@ -5,42 +5,18 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "base/space.h"
+
 /* --- RULER --- */
-
-/* What str.isspace() of Python is true for. */
-static bool is_space(unsigned c) {
-    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
-static void strip(const char **text, size_t *n) {
-    unsigned c;
-    while (*n > 0) {
-        size_t len = utf8_decode(*text, *n, &c);
-        if (!is_space(c))
-            break;
-        *text += len;
-        *n -= len;
-    }
-    while (*n > 0) {
-        size_t len = 1;
-        while (len < *n && len < 4 && ((*text)[*n - len] & 0xC0) == 0x80)
-            len++;
-        utf8_decode(*text + *n - len, len, &c);
-        if (!is_space(c))
-            break;
-        *n -= len;
-    }
-}
 
 void answer_clean(const char *text, size_t n, struct str *out) {
     struct str lines = {0};
-    strip(&text, &n);
+    python_strip(&text, &n);
     for (size_t i = 0; i < n; i++)
         str_putc(&lines, (unsigned char)text[i] < 0x20 ? '\n' : text[i]);
     text = str_text(&lines);
     n = lines.len;
-    strip(&text, &n);
+    python_strip(&text, &n);
     str_clear(out);
     str_append(out, text, n);
     out->failed |= lines.failed;

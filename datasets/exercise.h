@@ -28,7 +28,8 @@ struct exercise { /* a zeroed struct is empty */
     struct str prefix;                 /* how the answer begins */
     json_t *references;                /* at least one text; owned */
     const struct ruler_task *ruler;    /* NULL: another kind */
-    int max_length;                    /* of the whole file's rows, as "max_length" says; 0 = it does not */
+    int max_length;                    /* tokens that RULER rows of its file have at most, as "max_length" says; 0 = it does
+                                          not */
     size_t max_new;                    /* tokens; 0: as many as the reference has */
     const char *const *stops;          /* (n_stops) static */
     size_t n_stops;

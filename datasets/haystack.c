@@ -13,8 +13,9 @@ struct haystack {
     size_t n, cap;
 };
 
+/* A zero byte, which a row of JSON would end at, parts words too. */
 static bool is_space(char c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
+    return c == ' ' || c == 0 || (c >= '\t' && c <= '\r');
 }
 
 /* Length of a closing quote or bracket at text[0..n), or 0. */

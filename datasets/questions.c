@@ -5,6 +5,7 @@
 #include <utf8proc.h>
 
 #include "base/json.h"
+#include "base/space.h"
 
 /* --- question, choices and gold answer in the forms they come in --- */
 
@@ -103,16 +104,9 @@ static int put_choices(const struct row_context *c, const json_t *choices, struc
     return rc;
 }
 
-static bool is_space(char c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
 static void put_stripped(struct str *s, const char *text) {
     size_t n = strlen(text);
-    while (n > 0 && is_space(*text))
-        text++, n--;
-    while (n > 0 && is_space(text[n - 1]))
-        n--;
+    python_strip(&text, &n);
     str_append(s, text, n);
 }
 

@@ -16,9 +16,9 @@
  *   fwe              -          the 3 most common coded words               50          all
  *   qa_1, qa_2       documents  questions of SQuAD, of HotpotQA             32          any reference
  *
- * Deviations from the original: the keys of a row all differ; a text of the user's is read from a random sentence on;
- * questions come in a random order, and one whose own documents do not fit is passed over; every row has the largest
- * haystack that fits, not a multiple of a step. A row is a pure function of the options and its number. */
+ * Deviations from the original: no other key of a row is one that is asked for; a text of the user's is read from a random
+ * sentence on; questions come in a random order, and one whose own documents do not fit is passed over; every row has the
+ * largest haystack that fits, not a multiple of a step. A row is a pure function of the options and its number. */
 #ifndef SPKV_DATASETS_RULER_H
 #define SPKV_DATASETS_RULER_H
 

@@ -8,7 +8,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "engine/unicode_class.h"
+#include "base/space.h"
 
 enum { MAX_CONFIG_BYTES = 64 << 20 };
 
@@ -46,18 +46,6 @@ static const struct known KNOWN[] = {
 };
 enum { N_KNOWN = sizeof KNOWN / sizeof *KNOWN };
 
-/* White space at the ends of n bytes of UTF-8. */
-static void trim(const char **text, size_t *n) {
-    unsigned c;
-    size_t len;
-    while (*n > 0 && (len = utf8_decode(*text, *n, &c), unicode_is_space(c))) {
-        *text += len;
-        *n -= len;
-    }
-    while (*n > 0 && (c = utf8_decode_last(*text, *n, &len), unicode_is_space(c)))
-        *n -= len;
-}
-
 /* XXH3-128 of a template without white space at its ends. The two characters \n in it and a line break are the same thing:
  * files differ in that, what they write does not. */
 static int hash_template(const char *text, char hex[33], struct err *err) {
@@ -70,7 +58,7 @@ static int hash_template(const char *text, char hex[33], struct err *err) {
     }
     text = str_text(&plain);
     n = plain.len;
-    trim(&text, &n);
+    python_strip(&text, &n);
     hash_hex(XXH3_128bits(text, n), hex);
     bool failed = plain.failed;
     str_free(&plain);
@@ -199,7 +187,7 @@ bool chat_is_on(const struct chat *chat) {
 
 void chat_put(const struct chat *chat, const char *message, size_t n, struct str *out) {
     if (chat->trims)
-        trim(&message, &n);
+        python_strip(&message, &n);
     str_puts(out, chat->before ? chat->before : "");
     str_append(out, message, n);
     str_puts(out, chat->after ? chat->after : "");

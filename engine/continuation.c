@@ -6,13 +6,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "engine/unicode_class.h"
+#include "base/space.h"
 
 enum { MAX_CONFIG_BYTES = 64 << 20 };
-
-bool is_python_space(unsigned c) {
-    return unicode_is_space(c) || (c >= 0x1C && c <= 0x1F);
-}
 
 /* --- opening --- */
 
@@ -97,14 +93,6 @@ int encode_text(const struct text_encoder *e, const char *text, size_t n, struct
     return rc == OK && n ? tokenizer_encode(e->tokenizer, text, n, tokens, err) : rc;
 }
 
-/* Bytes of a context without the white space at its end. */
-static size_t stripped_length(const char *text) {
-    size_t n = strlen(text), len;
-    while (n > 0 && is_python_space(utf8_decode_last(text, n, &len)))
-        n -= len;
-    return n;
-}
-
 /* The left loses what does not fit, the context's tokens first. */
 static int cut(const struct text_encoder *e, struct token_list *tokens, struct token_span *span, struct err *err) {
     size_t n_continuation = span->n_tok - span->n_context;
@@ -157,9 +145,10 @@ static int encode_pair(const struct text_encoder *e, const struct str *whole, si
 
 int encode_continuation(const struct text_encoder *e, const char *context, const char *continuation,
                         struct token_list *tokens, struct token_span *span, struct err *err) {
-    size_t n_context = stripped_length(context);
+    size_t n_context = strlen(context);
     struct str whole = {0};
     int rc;
+    python_strip_end(context, &n_context);
     *span = (struct token_span){.first = tokens->len};
     str_puts(&whole, context);
     str_puts(&whole, continuation);

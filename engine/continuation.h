@@ -47,7 +47,4 @@ int encode_text(const struct text_encoder *encoder, const char *text, size_t n, 
  * last overlaps; else each window begins `stride` tokens, at most max_length, behind the one before. */
 struct token_span rolling_window(size_t n_tok, size_t max_length, size_t stride, size_t i);
 
-/* Python's \s and str.isspace(). */
-bool is_python_space(unsigned code_point);
-
 #endif

@@ -15,8 +15,9 @@ bool is_end_of_text(const struct model_config *c, int32_t id) {
 /* Where the first stop text begins, or the whole length. */
 static size_t find_stop(const struct generation_options *o, const char *text, size_t n) {
     for (size_t i = 0; i < o->n_stops; i++) {
-        const char *hit = o->stops[i][0] ? strstr(text, o->stops[i]) : NULL;
-        if (hit && (size_t)(hit - text) < n)
+        size_t n_stop = strlen(o->stops[i]);
+        const char *hit = n_stop ? memmem(text, n, o->stops[i], n_stop) : NULL; /* n: a later one does not count */
+        if (hit)
             n = (size_t)(hit - text);
     }
     return n;

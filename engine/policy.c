@@ -10,9 +10,7 @@
 
 static const struct policy_class *const classes[] = {
     &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class, &policy_keynorm, &policy_duo,
-    &policy_gates, &policy_oracle,
-    &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class,
-    &policy_h2o,  &policy_tova,   &policy_snapkv, &policy_expected_attention,
+    &policy_gates, &policy_oracle, &policy_h2o, &policy_tova, &policy_snapkv, &policy_expected_attention,
 };
 enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
 
@@ -35,8 +33,8 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
         return OK;
     double x = strtod(text, &end);
     if (end == text || *end || !(x >= min && x <= max))
-        return err_set(err, ERR_USAGE, "", "--policy %s: %s=%s is not a number from %g to %g", params->spec, key, text, min,
-                       max);
+        return err_set(err, ERR_USAGE, "", "--policy %s: %s=%s is not a number from %.10g to %.10g", params->spec, key, text,
+                       min, max);
     *out = x;
     return OK;
 }
@@ -78,6 +76,8 @@ static int split(char *copy, struct policy_params *params, struct err *err) {
         if (!equals || equals == item || params->n == (int)(sizeof params->item / sizeof *params->item))
             return err_set(err, ERR_USAGE, "", "--policy %s: \"%s\" is not key=value", params->spec, item);
         *equals = 0;
+        if (has_param(params, item))
+            return err_set(err, ERR_USAGE, "", "--policy %s: %s is given twice", params->spec, item);
         params->item[params->n].key = item;
         params->item[params->n++].value = equals + 1;
     }
@@ -92,11 +92,11 @@ static const struct policy_class *find_class(const char *name) {
 }
 
 static int unknown_class(const char *name, struct err *err) {
-    struct str names = {0};
+    struct str list = {0};
     for (int i = 0; i < N_CLASSES; i++)
-        str_printf(&names, "%s%s", i ? ", " : "", classes[i]->name);
-    err_set(err, ERR_USAGE, "", "\"%s\" is not a policy (there are: %s)", name, str_text(&names));
-    str_free(&names);
+        str_printf(&list, "\n  %-18s %s", classes[i]->name, classes[i]->help);
+    err_set(err, ERR_USAGE, "", "\"%s\" is not a policy; there are:%s", name, str_text(&list));
+    str_free(&list);
     return ERR_USAGE;
 }
 
@@ -250,9 +250,4 @@ int policy_budget(const struct policy *policy, int n_tok) {
     if (rule->constant)
         return left < rule->constant - inside ? left : rule->constant - inside;
     return (int)floor(rule->share * left + 1e-9); /* 0.29 * 100 is 29 */
-}
-
-void policy_describe_all(struct str *out) {
-    for (int i = 0; i < N_CLASSES; i++)
-        str_printf(out, "  %-18s %s\n", classes[i]->name, classes[i]->help);
 }

@@ -134,7 +134,4 @@ int policy_budget(const struct policy *policy, int n_tok);
 /* ERR_USAGE for a policy that cannot run before its knob is set. */
 int policy_check(const struct policy *policy, struct err *err);
 
-/* "full, window, ..." with one line each, for --help. */
-void policy_describe_all(struct str *out);
-
 #endif

@@ -145,8 +145,8 @@ struct attend_stats_args {
 };
 
 /* Sums of queries before their rotation, for policies that expect future queries to resemble past ones: per query head the
- * sum of q (head_dim), then of q q^T (head_dim, head_dim) on and above the diagonal, over the rows of positions >= skip. Added
- * to; nothing reads or writes below the diagonal. */
+ * sum of q (head_dim), then of q q^T (head_dim, head_dim) on and above the diagonal, over the rows of positions >= skip.
+ * Added to; nothing reads or writes below the diagonal. */
 struct query_sums_args {
     struct kv_batch batch;
     const float *q;          /* (n_rows, n_heads * head_dim) f32, ld_q */

@@ -45,14 +45,16 @@ bool candidates_is_layout(const char *path) {
     return n > 5 && strcmp(path + n - 5, ".json") == 0;
 }
 
-/* Names of corpora out of a list of strings. */
-static void put_corpora(const json_t *object, struct str *out) {
+/* "; chosen on a, b" of a list of corpora; nothing without one. */
+static void put_corpora(const json_t *object, const char *what, struct str *out) {
     const json_t *list = json_object_get(object, "corpora"), *entry;
+    const char *before = what;
     size_t i;
     json_array_foreach(list, i, entry)
         if (json_is_string(entry)) {
-            str_puts(out, i ? ", " : "");
+            str_puts(out, before);
             run_put_short_name(out, json_string_value(entry));
+            before = ", ";
         }
 }
 
@@ -79,8 +81,7 @@ static void put_prediction(const struct layout *layout, struct str *out) {
     put_layout(layout, out);
     if (measure)
         str_printf(out, "; chosen by %s", measure);
-    str_puts(out, " on ");
-    put_corpora(layout->made_by, out);
+    put_corpora(layout->made_by, measure ? " on " : "; chosen on ", out);
     put_amount(evidence, "sequences", "sequences", out);
     put_amount(evidence, "tokens", "tokens", out);
     str_putc(out, '.');
@@ -88,8 +89,7 @@ static void put_prediction(const struct layout *layout, struct str *out) {
 
 static void put_measurement(const struct layout *layout, const json_t *figures, struct str *out) {
     put_layout(layout, out);
-    str_puts(out, "; measured on ");
-    put_corpora(figures, out);
+    put_corpora(figures, "; measured on ", out);
     put_amount(figures, "n_documents", "documents", out);
     put_amount(figures, "n_sequences", "sequences", out);
     put_amount(figures, "n_tok", "tokens", out);

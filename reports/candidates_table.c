@@ -108,6 +108,8 @@ int candidates_add_table(struct candidates *to, const char *path, struct err *er
     for (size_t i = 0; rc == OK && i < N_NEEDED; i++)
         if (csv_column(&t, needed[i]) == CSV_NO_COLUMN)
             rc = err_set(err, ERR_INPUT, path, "no column \"%s\" (is this a table of spkv compare or verify?)", needed[i]);
+    if (rc == OK && t.n_rows == 0)
+        rc = err_set(err, ERR_INPUT, path, "holds no row below its header");
     for (size_t row = 0; rc == OK && row < t.n_rows; row++)
         rc = add_row(to, &t, &k, row, err);
     csv_free(&t);

@@ -23,6 +23,7 @@ enum {
     AXIS = 64,          /* room for positions left of the map */
     MIN_WIDTH = 600,
     TITLE_SIZE = 17,
+    TITLE_LEADING = 24,
     TICK_SIZE = 11,
     CAPTION_SIZE = 12,
     CAPTION_LEADING = 17,
@@ -57,13 +58,6 @@ static size_t clamp(size_t x, size_t low, size_t high) {
     return x < low ? low : x > high ? high : x;
 }
 
-static int title_height(const struct str *title) {
-    int n = 1;
-    for (size_t i = 0; i < title->len; i++)
-        n += title->data[i] == '\n';
-    return MARGIN + 24 * n;
-}
-
 static int count_lines(const struct str *text) {
     int n = text->len > 0;
     for (size_t i = 0; i < text->len; i++)
@@ -90,7 +84,7 @@ static int foot_height(const struct drawing *d) {
 
 static void lay_out_rows(struct drawing *d) {
     struct keep_map_geometry *g = &d->g;
-    g->map_y = (size_t)(title_height(&d->title) + HEAD_LINES) * CANVAS_SCALE;
+    g->map_y = (size_t)(MARGIN + TITLE_LEADING * count_lines(&d->title) + HEAD_LINES) * CANVAS_SCALE;
     g->height = g->map_y + d->sequence->n * g->cell_h + (size_t)foot_height(d) * CANVAS_SCALE;
 }
 
@@ -182,7 +176,7 @@ static void draw_head(struct canvas *c, const struct drawing *d) {
     const struct statistics *s = &d->run->statistics;
     const struct keep_map_geometry *g = &d->g;
     int bottom = (int)(g->map_y / CANVAS_SCALE);
-    draw_lines(c, &d->title, MARGIN + 16, 24, (struct label){.size = TITLE_SIZE, .bold = true, .paint = ink});
+    draw_lines(c, &d->title, MARGIN + 16, TITLE_LEADING, (struct label){.size = TITLE_SIZE, .bold = true, .paint = ink});
     draw_legend(c, d, bottom - HEAD_LINES + 20);
     canvas_text(c, MARGIN + AXIS - 8, bottom - 8, (struct label){"layer", TICK_SIZE, .anchor = ANCHOR_END, .paint = muted});
     for (size_t l = 0; l < s->n_layers; l += layer_step(d)) {

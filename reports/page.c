@@ -268,5 +268,6 @@ void page_end(struct str *page, const char *version) {
     str_puts(page, "</main>\n<footer>Made by <code>spkv report</code>");
     text_put_clean_html(page, version);
     str_puts(page, ". This page is complete in itself; the pictures and tables lie beside it as files.</footer>\n");
-    str_printf(page, "<div id=\"value\" aria-hidden=\"true\" hidden></div>\n<script>%s</script>\n</body>\n</html>\n", page_script);
+    str_printf(page, "<div id=\"value\" aria-hidden=\"true\" hidden></div>\n<script>%s</script>\n</body>\n</html>\n",
+               page_script);
 }

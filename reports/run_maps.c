@@ -105,12 +105,27 @@ static int finish(struct run_map *out, const char *sentence, struct err *err) {
     return OK;
 }
 
-/* Ratios have the fixed range 0 to 1; scores of other kinds the round range that holds them. */
-static void set_range(struct run_map *out, bool ratio) {
+/* The end of a range of colours that holds the largest of n absolute values, all at most 1. */
+static double round_end(const double *values, size_t n) {
+    static const double ends[] = {0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1};
+    double largest = 0;
+    size_t end = 0;
+    for (size_t i = 0; i < n; i++)
+        largest = fmax(largest, isnan(values[i]) ? 0 : fabs(values[i]));
+    while (end + 1 < sizeof ends / sizeof *ends && ends[end] < largest)
+        end++;
+    return fmax(ends[end], largest);
+}
+
+/* Ratios have the fixed range 0 to 1, but for shares of attention, of which most is always near; scores of other kinds
+ * the round range that holds them. */
+static void set_range(struct run_map *out, const struct run_quantity *q, bool ratio) {
     double low = 0, high = 1;
     size_t n = out->map.n_layers * out->map.n_kv_heads;
     int decimals;
-    if (!ratio) {
+    if (q->ratio == head_far_attention || q->ratio == head_sink_attention)
+        high = round_end(out->values, n);
+    else if (!ratio) {
         low = INFINITY;
         high = -INFINITY;
         for (size_t i = 0; i < n; i++)
@@ -135,7 +150,7 @@ int run_map_create(const struct run *run, const struct run_quantity *q, struct r
     if (rc != OK)
         return rc;
     fill(run, q, out->values);
-    set_range(out, q->ratio != head_mean_utility || run->meta->score == PROFILE_SCORE_SIGMOID);
+    set_range(out, q, q->ratio != head_mean_utility || run->meta->score == PROFILE_SCORE_SIGMOID);
     str_puts(&out->title, q->title);
     str_puts(&out->value_title, q->quantity);
     run_put_context(run, &out->context);
@@ -144,10 +159,7 @@ int run_map_create(const struct run *run, const struct run_quantity *q, struct r
 
 int run_map_create_difference(const struct run *a, const struct run *b, const struct run_quantity *q, struct run_map *out,
                               struct err *err) {
-    static const double ends[] = {0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1};
     struct run_map from = {0};
-    double largest = 0;
-    size_t end = 0;
     int rc = allocate(b, out, err);
     if (rc == OK)
         rc = allocate(a, &from, err);
@@ -160,11 +172,7 @@ int run_map_create_difference(const struct run *a, const struct run *b, const st
     fill(b, q, out->values);
     for (size_t i = 0; i < n + out->map.n_layers + out->map.n_kv_heads; i++)
         out->values[i] -= from.values[i];
-    for (size_t i = 0; i < n; i++)
-        largest = fmax(largest, isnan(out->values[i]) ? 0 : fabs(out->values[i]));
-    while (end + 1 < sizeof ends / sizeof *ends && ends[end] < largest)
-        end++;
-    out->map.high = fmax(ends[end], largest);
+    out->map.high = round_end(out->values, n);
     out->map.low = -out->map.high;
     out->map.map = COLORMAP_DIVERGING;
     run_map_free(&from);

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Generated tasks and the tasks that are answered by a text, from outside: spkv tasks ruler, spkv eval on RULER, GSM8K, recall.
+# Generated tasks and the tasks that are answered by a text, from outside: spkv tasks ruler, spkv eval on RULER, GSM8K,
+# recall.
 spkv=${SPKV:-build/spkv} model=${MODEL:-datasets/demo/model}
 . tests/outside
 eval_() { "$spkv" eval "$model" --threads 1 --quiet --dtype f32 --sinks 4 "$@"; }
@@ -40,6 +41,8 @@ expect 0 '"chat": "none"' eval_ "$dir/tasks.jsonl" --policy full --limit 1 --jso
 sed 's/"max_length": 900/"max_length": 1800/' "$dir/tasks.jsonl" | tail -n 1 >"$dir/longer.jsonl"
 expect 0 "wAvg (inc)        100.0000" eval_ "$dir/tasks.jsonl" "$dir/longer.jsonl" --policy full --limit 1
 grep -qE "^niah_single_1 1800 +1 " "$dir/out" || fail "rows of two lengths have one name: $(cat "$dir/out")"
+cat "$dir/tasks.jsonl" "$dir/longer.jsonl" >"$dir/mixed.jsonl"
+expect 3 'mixed.jsonl:5: "max_length" is 1800, but 900' eval_ "$dir/mixed.jsonl" --policy full
 expect 3 "comes more than once" eval_ "$dir/longer.jsonl" "$dir/longer.jsonl" --policy full
 mkdir "$dir/niah_single_1" && sed 's/, "task": "niah_single_1", "max_length": 900//' "$dir/tasks.jsonl" | tail -n 3 \
     >"$dir/niah_single_1/validation.jsonl" # as RULER lays out its own

@@ -11,13 +11,14 @@ profile() { "$spkv" profile "$model" "$dir/corpus" --max-length 128 --batch 2 --
 # Help, version, usage.
 expect 0 "spkv" "$spkv" --version
 expect 0 "recommend" "$spkv" --help
-for command in profile show report recommend generate info bench tasks import export merge check; do
+for command in profile show report recommend verify compare eval serve train generate info bench tasks import export merge check; do
     expect 0 "Usage:" "$spkv" $command --help
     expect 2 "" "$spkv" $command --no-such-option
 done
 expect 2 "not a command" "$spkv" prophile
 expect 2 "MODEL" "$spkv" profile
 expect 2 "is not a policy" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy sparse
+[ "$(grep -c "^ *window " "$dir/out")" -eq 1 ] || fail "a policy is not listed once: $(cat "$dir/out")"
 expect 2 "no parameter" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy full:depth=3
 expect 2 "below window + sinks" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o:constant=10
 expect 2 "chunk=N" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o --prefill dense
@@ -31,6 +32,13 @@ printf 'fine so far \377 not' >"$dir/latin1.txt"
 expect 3 "12" "$spkv" profile "$model" "$dir/latin1.txt" -o "$dir/x.h5"
 : >"$dir/empty.txt"
 expect 3 "empty.txt" "$spkv" profile "$model" "$dir/empty.txt" -o "$dir/x.h5"
+cp "$model/config.json" "$dir/mine.txt"
+expect 3 "read by this very command" "$spkv" profile "$model" "$dir/mine.txt" -o "$dir/mine.txt" --force
+cmp "$model/config.json" "$dir/mine.txt" || fail "a corpus is replaced by its run"
+echo "policy,read_fraction,nll_change" >"$dir/table.csv"
+expect 3 "table.csv: holds no row" "$spkv" report "$dir/table.csv" -o "$dir/page"
+printf 'policy,read_fraction\nspkv,0.5\n' >"$dir/table.csv"
+expect 3 "nll_change" "$spkv" report "$dir/table.csv" -o "$dir/page"
 printf '{"text": "one"}\n{"txet": "two"}\n' >"$dir/rows.jsonl"
 expect 3 "rows.jsonl:2" "$spkv" profile "$model" "$dir/rows.jsonl" -o "$dir/x.h5"
 mkdir "$dir/cut" && cp "$model"/*.json "$dir/cut/" && head -c 100000 "$model/model.safetensors" >"$dir/cut/model.safetensors"

@@ -26,6 +26,14 @@ expect 3 "too few" eval_ $data/boolq.jsonl --shots 2
 : >"$dir/empty.jsonl"
 expect 3 "empty.jsonl" eval_ "$dir/empty.jsonl"
 
+expect 2 "names no file" eval_ openbookqa: -o "$dir/nothing.jsonl"
+expect 2 "knows the future" eval_ $data/arc.jsonl --policy oracle:threshold=0.1 -o "$dir/nothing.jsonl"
+expect 2 "chunk boundaries" eval_ $data/arc.jsonl --policy h2o --prefill dense -o "$dir/nothing.jsonl"
+ls "$dir"/nothing.jsonl* >/dev/null 2>&1 && fail "what is refused leaves something"
+cp $data/arc.jsonl "$dir/mine.jsonl"
+expect 3 "read by this very command" eval_ "$dir/mine.jsonl" -o "$dir/./mine.jsonl" --force
+cmp $data/arc.jsonl "$dir/mine.jsonl" || fail "a task is replaced by its results"
+
 # Figures as lm_eval has them (tests/data/eval/expected.json): acc_norm 4/7 with sqrt(4/7 * 3/7 / 6); words, bytes, bits.
 expect 0 '"schema": "spkv-eval"' eval_ $data/arc.jsonl $data/rolling.jsonl --policy full --max-length 50 --json
 for figure in '"value": 0.5714285714' '"stderr": 0.2020305089' '"value": 1303300' '"value": 30.1402' '"value": 4.91361'; do
@@ -67,6 +75,20 @@ printf '%s\n' '{"id": 1, "method": "loglikelihood", "context": "The boy", "conti
 [ "$(wc -l <"$dir/replies")" -eq 7 ] || fail "not a reply a request: $(cat "$dir/replies")"
 [ "$(grep -c '"error"' "$dir/replies")" -eq 3 ] || fail "not three errors: $(cat "$dir/replies")"
 grep -q '^{"id":"b","text":"' "$dir/replies" || fail "no text: $(cat "$dir/replies")"
+
+# serve ends with its input; whatever else ends it is no success.
+expect 2 "knows the future" "$spkv" serve --stdio "$model" --policy oracle:threshold=0.1 </dev/null
+expect 1 "standard input" "$spkv" serve --stdio "$model" --threads 1 <"$dir"
+mkfifo "$dir/pipe"
+"$spkv" serve --stdio "$model" --threads 1 <"$dir/pipe" >"$dir/stopped" 2>/dev/null &
+pid=$!
+exec 3>"$dir/pipe"
+echo '{"id": 1, "method": "info"}' >&3
+while [ ! -s "$dir/stopped" ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
+kill -TERM $pid
+wait $pid
+[ $? -eq 4 ] || fail "serve does not say that it was stopped"
+exec 3>&-
 
 [ "$failed" -eq 0 ] && echo "ok"
 exit "$failed"

@@ -15,6 +15,7 @@
 #include "reports/candidate_figures.h"
 #include "base/csv.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 
 static struct scratch scratch;
@@ -29,11 +30,6 @@ static int remove_directory(void **state) {
     (void)state;
     scratch_close(&scratch);
     return 0;
-}
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
 }
 
 /* -- tables of texts -- */

@@ -20,14 +20,10 @@
 #include "engine/likelihood.h"
 #include "engine/session.h"
 #include "tests/model_case.h"
+#include "tests/must.h"
 
 #define DATA "tests/data/eval/"
 #define DEMO "datasets/demo/model"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 /* --- few-shot draws: random.Random(seed).sample(range(n), k), twice in a row, Python 3.11 --- */
 

@@ -15,13 +15,9 @@
 #include "engine/session.h"
 #include "tests/backends.h"
 #include "tests/model_case.h"
+#include "tests/must.h"
 
 enum { MAX_LEN = 250, MAX_LANES = 64 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 /* A model on a backend under one policy. */
 struct engine {
@@ -328,6 +324,7 @@ static void test_refusals(void **state) {
         {"h2o:budget=1.5", "budget=1.5"},                 {"tova:allocation=group", "head, layer or model"},
         {"snapkv:observe=40", "at most the chunk (16)"},  {"snapkv:pool=4", "pool is odd"},
         {"tova:observe=3", "no parameter \"observe\""},   {"h2o:chunk=0", "chunk=0"},
+        {"h2o:constant=0", "constant=0"},                 {"h2o:budget=0.1,budget=0.2", "given twice"},
         {"expected-attention:skip=x", "skip=x"},
     };
     const struct model_case *c = *state;

@@ -10,15 +10,11 @@
 
 #include <cmocka.h>
 
+#include "tests/must.h"
 #include "tests/op_util.h"
 #include "tests/train_case.h"
 #include "train/oracle_target.h"
 #include "train/schedule.h"
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static size_t n_gates(const struct train_case *t) {
     return (size_t)t->splits[t->batch.n_seq] * (size_t)t->model->config->n_layers * (size_t)t->model->config->n_kv_heads;

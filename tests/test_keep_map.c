@@ -19,6 +19,7 @@
 #include "reports/colormap.h"
 #include "reports/keep_map.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 
 static struct scratch scratch;
@@ -33,11 +34,6 @@ static int remove_directory(void **state) {
     (void)state;
     scratch_close(&scratch);
     return 0;
-}
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
 }
 
 /* A PNG read one row at a time. */

@@ -49,7 +49,8 @@ static int patterns(void *self, struct err *err) {
     (void)self;
     for (size_t i = 0; rc == OK && i < sizeof cases / sizeof *cases; i++) {
         struct head_pattern p;
-        rc = head_pattern_parse(cases[i].text, strlen(cases[i].text), "pattern", cases[i].format, cases[i].n_kv_heads, &p, err);
+        rc = head_pattern_parse(cases[i].text, strlen(cases[i].text), "pattern", cases[i].format, cases[i].n_kv_heads, &p,
+                                err);
         head_pattern_free(&p);
     }
     return rc;

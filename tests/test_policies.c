@@ -16,6 +16,7 @@
 #include "engine/run.h"
 #include "engine/session.h"
 #include "tests/model_case.h"
+#include "tests/must.h"
 
 #define FOLDER "tests/data/policies/"
 #define DUO "duo:window=8,sinks=0,file=" FOLDER "duo"
@@ -33,11 +34,6 @@ struct fixture {
     json_t *specs;
     struct safetensors expected;
 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static void open_case(struct fixture *f, const char *name) {
     char path[256];

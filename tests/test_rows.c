@@ -88,6 +88,8 @@ static const struct good GOOD[] = {
      "The following are multiple choice questions (with answers) about elementary mathematics.\n\n"
      "2 + 2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:| B\1"},
     {"mmlu", "{'question': '2 + 2?', 'choices': ['3', '4'], 'answer': 'B'}", "2 + 2?\nA. 3\nB. 4\nAnswer:| B\1"},
+    {"mmlu", "{'question': '\\u00a02 + 2?\\u3000', 'choices': ['3', '4'], 'answer': 'B'}", /* as str.strip() has it */
+     "2 + 2?\nA. 3\nB. 4\nAnswer:| B\1"},
     {"boolq", "{'passage': 'Ice is cold.', 'question': 'is ice cold', 'idx': 3, 'label': 1}",
      "Ice is cold.\nQuestion: is ice cold?\nAnswer:| yes\1"},
     {"boolq", "{'passage': 'P', 'question': 'q', 'answer': false}", "P\nQuestion: q?\nAnswer:| no\1"},

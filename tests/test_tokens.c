@@ -18,6 +18,7 @@
 #include "reports/token_strip.h"
 #include "reports/token_table.h"
 #include "tests/fake_run.h"
+#include "tests/must.h"
 #include "tests/scratch.h"
 
 enum { SHOWN = 5, N_HEADS = FAKE_LH - FAKE_HEADS /* that have gates */ };
@@ -31,11 +32,6 @@ struct world {
     struct run run;
     struct run_sequence sequence;
 };
-
-static void must(int rc, const struct err *err) {
-    if (rc != OK)
-        fail_msg("%s: %s", err->where, err->message);
-}
 
 static int open_world(void **state) {
     static struct world w;

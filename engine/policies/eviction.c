@@ -19,7 +19,7 @@ static int take_budget(struct policy_params *params, int inside, struct eviction
     rule->share = -1;
     int rc = policy_take_real(params, "budget", 0, 1, &rule->share, err);
     if (rc == OK)
-        rc = policy_take_int(params, "constant", 0, POLICY_MAX_COUNT, &rule->constant, err);
+        rc = policy_take_int(params, "constant", 1, POLICY_MAX_COUNT, &rule->constant, err);
     if (rc != OK)
         return rc;
     if (rule->share >= 0 && rule->constant)

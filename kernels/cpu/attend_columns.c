@@ -5,31 +5,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/add_scaled.h"
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/vmath.h"
-
-/* sum (n) += scale * x (n) */
-static INLINE void column_add_body(float *sum, const float *x, float scale, size_t n, enum isa isa) {
-#pragma omp simd
-    for (size_t j = 0; j < n; j++)
-        sum[j] = madd(scale, x[j], sum[j], isa);
-}
-
-static void column_add_scalar(float *sum, const float *x, float scale, size_t n) {
-    column_add_body(sum, x, scale, n, ISA_SCALAR);
-}
-
-#if ISA_X86
-static TARGET_AVX2 void column_add_avx2(float *sum, const float *x, float scale, size_t n) {
-    column_add_body(sum, x, scale, n, ISA_AVX2);
-}
-
-static TARGET_AVX512 void column_add_avx512(float *sum, const float *x, float scale, size_t n) {
-    column_add_body(sum, x, scale, n, ISA_AVX512);
-}
-#endif
-
-static void (*const column_add_table[])(float *, const float *, float, size_t) = ISA_TABLE(column_add);
 
 /* Adds the sums of one group to the caller's array; valid slots have distinct positions. */
 static void group_store(const struct attend_run *run, const struct key_group *g, const float *sum, float *column_sum) {
@@ -100,11 +78,11 @@ static void record_add(const struct device *dev, const struct attend_run *run, c
         return;
     for (size_t r = 0; r < n; r++)
         if (attend_position(run, rows, first + r) >= rows->column_from)
-            column_add_table[dev->isa](sum, record->weight + r * STEP_KEYS,
+            add_scaled_table[dev->isa](sum, record->weight + r * STEP_KEYS,
                                        share * exp_f32(record->max[r] - lse[first + r], ISA_SCALAR),
                                        record->n_groups * GROUP_KEYS);
     for (size_t i = 0; i < record->n_groups; i++)
-        column_add_table[dev->isa](sums + record->groups[i].index * GROUP_KEYS, sum + i * GROUP_KEYS, 1, GROUP_KEYS);
+        add_scaled_table[dev->isa](sums + record->groups[i].index * GROUP_KEYS, sum + i * GROUP_KEYS, 1, GROUP_KEYS);
 }
 
 void columns_item(const struct device *dev, const struct columns *columns, const struct plan *plan, size_t index,
@@ -150,8 +128,8 @@ static void tile_add(const struct device *dev, const struct attend_run *run, str
     float tile_sum[STEP_KEYS] = {0};
     attend_masses(dev, run, rows, tile, groups, n_groups, false, false);
     for (size_t r = 0; r < n; r++)
-        column_add_table[dev->isa](tile_sum, rows->logit + r * STEP_KEYS, 1 / (float)rows->heads, n_groups * GROUP_KEYS);
-    column_add_table[dev->isa](sum, tile_sum, 1, n_groups * GROUP_KEYS);
+        add_scaled_table[dev->isa](tile_sum, rows->logit + r * STEP_KEYS, 1 / (float)rows->heads, n_groups * GROUP_KEYS);
+    add_scaled_table[dev->isa](sum, tile_sum, 1, n_groups * GROUP_KEYS);
 }
 
 /* The queries that count over groups begin .. begin + STEP_GROUPS - 1 of a run. Work is cut by keys: one thread sees all

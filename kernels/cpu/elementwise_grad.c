@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/add_scaled.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/vmath.h"
 
@@ -13,28 +14,6 @@ static struct range column_range(size_t n_cols) {
 }
 
 /* ---- sums of rows -------------------------------------------------------------------------------------------------- */
-
-static INLINE void add_scaled_body(float *sum, const float *x, float scale, size_t n, enum isa isa) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++)
-        sum[i] = madd(scale, x[i], sum[i], isa);
-}
-
-static void add_scaled_scalar(float *sum, const float *x, float scale, size_t n) {
-    add_scaled_body(sum, x, scale, n, ISA_SCALAR);
-}
-
-#if ISA_X86
-static TARGET_AVX2 void add_scaled_avx2(float *sum, const float *x, float scale, size_t n) {
-    add_scaled_body(sum, x, scale, n, ISA_AVX2);
-}
-
-static TARGET_AVX512 void add_scaled_avx512(float *sum, const float *x, float scale, size_t n) {
-    add_scaled_body(sum, x, scale, n, ISA_AVX512);
-}
-#endif
-
-static void (*const add_scaled_table[])(float *, const float *, float, size_t) = ISA_TABLE(add_scaled);
 
 void column_sums_add(struct device *dev, const float *x, size_t n_rows, size_t n_cols, size_t ld_x, float *sum) {
     if (device_failed(dev))
