@@ -11,7 +11,8 @@ profile() { "$spkv" profile "$model" "$dir/corpus" --max-length 128 --batch 2 --
 # Help, version, usage.
 expect 0 "spkv" "$spkv" --version
 expect 0 "recommend" "$spkv" --help
-for command in profile show report recommend verify compare eval serve train generate info bench tasks import export merge check; do
+for command in profile show report recommend verify compare eval serve train generate info bench \
+    tasks import export merge check; do
     expect 0 "Usage:" "$spkv" $command --help
     expect 2 "" "$spkv" $command --no-such-option
 done
@@ -36,7 +37,7 @@ expect 3 "read by this very command" "$spkv" profile "$model" "$dir/mine.txt" -o
 cmp "$model/config.json" "$dir/mine.txt" || fail "a corpus is replaced by its run"
 echo "policy,read_fraction,nll_change" >"$dir/table.csv"
 expect 3 "table.csv: holds no row" "$spkv" report "$dir/table.csv" -o "$dir/page"
-echo "policy,read_fraction" >"$dir/table.csv"
+printf 'policy,read_fraction\nh2o,0.5\n' >"$dir/table.csv"
 expect 3 "nll_change" "$spkv" report "$dir/table.csv" -o "$dir/page"
 printf '{"text": "one"}\n{"txet": "two"}\n' >"$dir/rows.jsonl"
 expect 3 "rows.jsonl:2" "$spkv" profile "$model" "$dir/rows.jsonl" -o "$dir/x.h5"
