@@ -170,6 +170,9 @@ static int compare(struct compare_options *o, struct policy_comparison *c, struc
         rc = write_results(c, err);
     if (rc == ERR_INCOMPLETE)
         cli_note(false, "what was finished lies in %s; the same command with --resume goes on from there", o->output);
+    if (rc == ERR_INPUT && o->corpus.resume)
+        cli_note(false, "--resume needs the texts and options that %s was begun with (--force begins anew); a file there "
+                 "that is damaged can be removed by itself", o->output);
     compare_close(c);
     return rc;
 }

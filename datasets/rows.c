@@ -224,8 +224,8 @@ static int refuse_unknown(const json_t *row, const char *where, struct err *err)
     int rc = json_has(row, "messages")
                  ? err_set(err, ERR_INPUT, where, "chat \"messages\" need the template of their model: render each row to a "
                            "\"prompt\" (and a \"completion\") first")
-                 : err_set(err, ERR_INPUT, where, "no known field holds the text; the keys are %s (spkv profile: name one with "
-                           "--field; spkv eval: call the texts \"text\", or \"prompt\" and \"completion\")",
+                 : err_set(err, ERR_INPUT, where, "no known field holds the text; the keys are %s (spkv profile: name one "
+                           "with --field; spkv eval: call the texts \"text\", or \"prompt\" and \"completion\")",
                            keys.len ? str_text(&keys) : "none");
     str_free(&keys);
     return rc;

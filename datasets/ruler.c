@@ -206,8 +206,8 @@ bool ruler_task_has_data(const struct ruler_task *task, const struct ruler_optio
 }
 
 static int too_small(const struct ruler_task *task, int length, size_t least, struct err *err) {
-    return err_set(err, ERR_USAGE, "--length", "%d tokens are too few for %s: its smallest row has %zu (give more, or choose other "
-                   "tasks with --task)", length, task->name, least);
+    return err_set(err, ERR_USAGE, "--length", "%d tokens are too few for %s: its smallest row has %zu (give more, or choose "
+                   "other tasks with --task)", length, task->name, least);
 }
 
 /* A QA row takes the next question, from *next on in random order, whose own documents fit. */

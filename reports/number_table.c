@@ -13,8 +13,8 @@ enum { MAX_COLUMNS = 1000, MAX_CELL = 40 };
 static int refuse(const char *path, size_t line, const char *what, struct err *err) {
     struct str where = {0};
     str_printf(&where, "%s:%zu", path, line);
-    err_set(err, ERR_INPUT, str_text(&where), "%s (is this a log of spkv train? A table of policies has the columns read_fraction "
-            "and nll_change)", what);
+    err_set(err, ERR_INPUT, str_text(&where), "%s (is this a log of spkv train? A table of policies has the columns "
+            "read_fraction and nll_change)", what);
     str_free(&where);
     return ERR_INPUT;
 }

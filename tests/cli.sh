@@ -11,7 +11,8 @@ profile() { "$spkv" profile "$model" "$dir/corpus" --max-length 128 --batch 2 --
 # Help, version, usage.
 expect 0 "spkv" "$spkv" --version
 expect 0 "recommend" "$spkv" --help
-for command in profile show report recommend verify compare eval serve train generate info bench tasks import export merge check; do
+for command in profile show report recommend verify compare eval serve train generate info bench \
+    tasks import export merge check; do
     expect 0 "Usage:" "$spkv" $command --help
     expect 2 "" "$spkv" $command --no-such-option
 done

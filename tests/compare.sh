@@ -85,6 +85,7 @@ numbers "$dir/killed/compare.csv" >"$dir/b"
 cmp "$dir/a" "$dir/b" || fail "a resumed comparison gives another table"
 cmp "$dir/one/calibration.csv" "$dir/killed/calibration.csv" || fail "a resumed calibration takes other steps"
 expect 3 "chunk" compare "$dir/pairs.jsonl" "$dir/series.jsonl" -o "$dir/killed" --match spkv --at 0.9 --resume --chunk 64
+grep -q "force begins anew" "$dir/out" || fail "no remedy for other options"
 
 # A dense model alone; text for the calibration that is measured too; a single document.
 alone() { "$spkv" compare "$twin" --threads 1 --resamples 100 --window 16 "$@"; }
