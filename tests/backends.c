@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/cuda_on_cpu/cuda_on_cpu.h"
 
 static const char *const cpu_variants[] = {"scalar", "avx2", "avx512", "amx"};
 
@@ -12,6 +13,9 @@ int backends_under_test(const struct ops *list[MAX_BACKENDS]) {
     for (size_t i = 0; i < sizeof cpu_variants / sizeof *cpu_variants; i++)
         if ((list[n] = ops_cpu_variant(cpu_variants[i])))
             n++;
+    list[n++] = ops_cuda_emulated();
+    if (ops_cuda())
+        list[n++] = ops_cuda();
     return n;
 }
 
