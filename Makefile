@@ -82,7 +82,8 @@ $(BUILD)/with_cuda: FORCE
 $(BUILD)/obj/%.o: %.cu Makefile
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"
-	@$(NVCC) -ccbin $(CXX) -std=c++20 -O3 -lineinfo $(CUDA_GENCODE) -I. -D_GNU_SOURCE -MMD -MP -c -o $@ $<
+	@$(NVCC) -ccbin $(CXX) -std=c++20 -O3 -lineinfo $(CUDA_GENCODE) -Xptxas -v -I. -D_GNU_SOURCE -MMD -MP -c -o $@ $< \
+	    >$(@:.o=.ptxas) 2>&1; status=$$?; grep -v '^ptxas info\|bytes stack frame' $(@:.o=.ptxas) >&2; exit $$status
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -127,6 +128,10 @@ FORCE:
 deps: ## install the packages that are missing
 	@scripts/install-deps
 
+.PHONY: cuda-kernels
+cuda-kernels: $(LIB_OBJ) ## CUDA=1: registers, spills and shared memory of every kernel, docs/results/cuda_kernels.csv
+	@scripts/cuda-kernels docs/results/cuda_kernels.csv $(CUDA_SRC:%.cu=$(BUILD)/obj/%.ptxas)
+
 .PHONY: parts
 parts: ## say which optional parts this machine can build (CUDA=auto|0|1 MPI=auto|0|1)
 	@scripts/probe-part cuda $(CUDA)
@@ -159,6 +164,27 @@ test: deps ## install what is missing, build and run all tests
 
 .PHONY: tests
 tests: $(PROGRAM) $(TESTS) $(BUILD)/tests/tools/run_equal
+
+# What opens every backend of tests/backends.h, and whole models.
+BACKEND_TESTS := ops ops_weights ops_cache products model
+
+.PHONY: test-cuda-emulated
+test-cuda-emulated: export SPKV_TEST_FULL = 1
+test-cuda-emulated: $(BACKEND_TESTS:%=$(BUILD)/tests/test_%) $(BUILD)/tests/test_cuda_on_cpu ## the CUDA backend on the CPU, all shapes
+	@TEST_SECONDS=3600 scripts/run-tests $^
+	@$(MAKE) --no-print-directory SAN=address test-cuda-sanitized
+
+.PHONY: test-cuda-sanitized
+test-cuda-sanitized: $(BACKEND_TESTS:%=$(BUILD)/tests/test_%) $(BUILD)/tests/test_cuda_on_cpu
+	@TEST_SECONDS=3600 scripts/run-tests $^
+
+.PHONY: test-cuda
+test-cuda: ## tests of the CUDA backend on a GPU; SKIP and why without one
+	@scripts/test-cuda
+
+.PHONY: bench-cuda
+bench-cuda: ## speed on a GPU, docs/results/speed_cuda.csv; SKIP and why without one
+	@scripts/bench-cuda
 
 .PHONY: test-kill
 test-kill: tests ## kill -9 a recording run 50 times at random moments and compare

@@ -1,6 +1,7 @@
 #include "tests/backends.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "kernels/cpu/cpu.h"
 #include "tests/cuda_on_cpu/cuda_on_cpu.h"
@@ -26,6 +27,10 @@ bool backend_opens(const struct ops *ops, enum dtype dtype, struct err *err) {
         return false;
     ops->close(dev);
     return true;
+}
+
+bool backend_in_full(const struct ops *ops) {
+    return ops != ops_cuda_emulated() || getenv("SPKV_TEST_FULL");
 }
 
 void backends_print_skipped(void) {

@@ -26,10 +26,14 @@ enum { HEAP = 0 };
 enum { MACHINE_PAGE = 4096 };
 static const size_t ARENA_BYTES = (size_t)1 << 38; /* address space only */
 
+enum { MAX_ALLOCATIONS = 1 << 16 };
+
 static struct arena {
     char *base;
-    size_t used_bytes; /* a multiple of MACHINE_PAGE; never given out twice before all is free */
-    int n_live;
+    size_t used_bytes; /* a multiple of MACHINE_PAGE */
+    size_t begin[MAX_ALLOCATIONS]; /* offsets, ascending */
+    bool live[MAX_ALLOCATIONS];
+    int n; /* allocations up to the last live one */
     bool guard = true;
 } arena;
 
@@ -47,7 +51,7 @@ void memory_close(void) {
 }
 
 void cuda_on_cpu_guard(bool guard) {
-    if (arena.n_live)
+    if (arena.n)
         abort();
     arena.guard = guard;
 }
@@ -61,20 +65,28 @@ static char *arena_take(size_t n_bytes) {
         arena.base = (char *)memory;
     }
     size_t padded = (n_bytes + 2 * MACHINE_PAGE - 1) / MACHINE_PAGE * MACHINE_PAGE;
-    if (n_bytes > ARENA_BYTES / 2 || padded > ARENA_BYTES - arena.used_bytes)
+    if (arena.n == MAX_ALLOCATIONS || n_bytes > ARENA_BYTES / 2 || padded > ARENA_BYTES - arena.used_bytes)
         return NULL;
     char *out = arena.base + arena.used_bytes;
+    arena.begin[arena.n] = arena.used_bytes;
+    arena.live[arena.n++] = true;
     arena.used_bytes += padded;
-    arena.n_live++;
     return out;
 }
 
-static void arena_give(void) {
-    if (--arena.n_live)
+/* Space comes back when nothing behind it is live: until then a freed buffer stays unreadable for the host only. */
+static void arena_give(const char *memory) {
+    int i = arena.n - 1;
+    while (arena.base + arena.begin[i] != memory)
+        i--;
+    arena.live[i] = false;
+    size_t end = arena.used_bytes;
+    while (arena.n && !arena.live[arena.n - 1])
+        arena.used_bytes = arena.begin[--arena.n];
+    if (arena.used_bytes == end)
         return;
-    madvise(arena.base, arena.used_bytes, MADV_DONTNEED);
-    mprotect(arena.base, arena.used_bytes, PROT_NONE);
-    arena.used_bytes = 0;
+    madvise(arena.base + arena.used_bytes, end - arena.used_bytes, MADV_DONTNEED);
+    mprotect(arena.base + arena.used_bytes, end - arena.used_bytes, PROT_NONE);
 }
 
 cudaError_t cudaMalloc(void **out, size_t n_bytes) {
@@ -99,7 +111,7 @@ cudaError_t cudaFree(void *ptr) {
     if (HEAP)
         free(ptr);
     else if (ptr)
-        arena_give();
+        arena_give((const char *)ptr);
     return cudaSuccess;
 }
 
