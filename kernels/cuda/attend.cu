@@ -65,9 +65,8 @@ static __global__ void k_plan(struct plan_params p) {
         if (lane == 31)
             warp_sums[warp] = sum;
         __syncthreads();
-        for (int w = 0; w < PLAN_THREADS / 32; w++) {
-            sum += w < warp ? warp_sums[w] : 0;
-        }
+        for (int w = 0; w < warp; w++)
+            sum += warp_sums[w];
         if (i < n)
             p.begin[i] = before + sum - own;
         for (int w = 0; w < PLAN_THREADS / 32; w++)
@@ -275,8 +274,13 @@ static __device__ size_t part_floats(const struct run_params *p) {
     return (size_t)TILE_VECTORS * (size_t)(p->a.cache.head_dim + 2);
 }
 
+/* How many blocks a multiprocessor holds at once, by registers and shared memory; all blocks of a launch are resident. */
+static constexpr __host__ __device__ int blocks_per_sm(int n) {
+    return n <= 4 ? 3 : 2;
+}
+
 template <typename T, int N>
-static __global__ void __launch_bounds__(THREADS) k_attend(struct run_params p) {
+static __global__ void __launch_bounds__(THREADS, blocks_per_sm(N)) k_attend(struct run_params p) {
     int block = (int)blockIdx.x, at = run_begin(&p, block), end = run_begin(&p, block + 1), first = at;
     int n = p.a.batch.n_items;
     while (at < end) {
@@ -324,10 +328,15 @@ static __global__ void k_join(struct run_params p) {
 
 typedef void (*run_kernel)(struct run_params);
 
-/* By the number of dimensions that a lane of a warp holds. */
+/* Dimensions that a lane of a warp holds. */
+static int dims_per_lane(int head_dim) {
+    return head_dim <= 64 ? 2 : head_dim <= 128 ? 4 : 8;
+}
+
 template <typename T>
 static run_kernel attend_kernel(int head_dim) {
-    return head_dim <= 64 ? k_attend<T, 2> : head_dim <= 128 ? k_attend<T, 4> : k_attend<T, 8>;
+    int n = dims_per_lane(head_dim);
+    return n == 2 ? k_attend<T, 2> : n == 4 ? k_attend<T, 4> : k_attend<T, 8>;
 }
 
 void cuda_attend_cache(struct device *dev, const struct attend_args *a) {
@@ -341,7 +350,8 @@ void cuda_attend_cache(struct device *dev, const struct attend_args *a) {
                 a->cache->head_dim);
         return;
     }
-    size_t n_items = (size_t)p.batch.n_items, n_blocks = 2 * (size_t)dev->n_sms;
+    size_t n_items = (size_t)p.batch.n_items;
+    size_t n_blocks = (size_t)(blocks_per_sm(dims_per_lane(a->cache->head_dim)) * dev->n_sms);
     size_t part_bytes = (size_t)TILE_VECTORS * (size_t)(a->cache->head_dim + 2) * sizeof(float);
     struct plan_params plan = {p, (int *)cuda_scratch(dev, SCRATCH_PLAN, (n_items + 1) * sizeof(int))};
     struct run_params run = {p, plan.begin, (int)n_blocks,
