@@ -172,7 +172,7 @@ BACKEND_TESTS := ops ops_weights ops_cache products model
 test-cuda-emulated: export SPKV_TEST_FULL = 1
 test-cuda-emulated: $(BACKEND_TESTS:%=$(BUILD)/tests/test_%) $(BUILD)/tests/test_cuda_on_cpu ## the CUDA backend on the CPU, all shapes
 	@TEST_SECONDS=3600 scripts/run-tests $^
-	@$(MAKE) --no-print-directory SAN=address test-cuda-sanitized
+	@$(MAKE) --no-print-directory SAN=address,undefined test-cuda-sanitized
 
 .PHONY: test-cuda-sanitized
 test-cuda-sanitized: $(BACKEND_TESTS:%=$(BUILD)/tests/test_%) $(BUILD)/tests/test_cuda_on_cpu

@@ -188,22 +188,28 @@ static __device__ void state_add_values(const struct attend_params *p, const str
     }
 }
 
+/* The warp's state to shared memory; `weight` is free to be used again. */
 template <int N>
-static __device__ void state_share(const struct state<N> *s, const struct shared *shared, int n_vectors, int dim) {
+static __device__ void state_share(const struct state<N> *s, const struct shared *shared, int n_vectors, int dim,
+                                   float *weight) {
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
 #pragma unroll
     for (int v = 0; v < TILE_VECTORS; v++)
         if (v < n_vectors) {
-            float sum = warp_sum(s->sum[v]);
-            if (lane == 0) {
+            weight[v * TILE_KEYS + lane] = s->sum[v];
+            if (lane == 0)
                 shared->max[warp * TILE_VECTORS + v] = s->max[v];
-                shared->sum[warp * TILE_VECTORS + v] = sum;
-            }
 #pragma unroll
             for (int i = 0; i < N; i++)
                 if (lane + 32 * i < dim)
                     shared->value[(warp * TILE_VECTORS + v) * dim + lane + 32 * i] = s->value[v][i];
         }
+    __syncwarp(); /* a lane sums up one vector, from another bank than its neighbours at any time */
+    float sum = 0;
+    for (int j = 0; j < TILE_KEYS && lane < n_vectors; j++)
+        sum += weight[lane * TILE_KEYS + (j + lane) % TILE_KEYS];
+    if (lane < n_vectors)
+        shared->sum[warp * TILE_VECTORS + lane] = sum;
 }
 
 /* Element d of vector v of the item is done. */
@@ -264,7 +270,7 @@ static __device__ void segment_run(const struct run_params *p, int number, int b
         state_add_values(&p->a, &l, &key, &state, item.tile.n, weight);
         __syncwarp(); /* before the next tile writes weights */
     }
-    state_share(&state, &s, item.tile.n, p->a.cache.head_dim);
+    state_share(&state, &s, item.tile.n, p->a.cache.head_dim, weight);
     __syncthreads();
     segment_store<T>(p, &l, item.tile, &s, part);
     __syncthreads(); /* before the next segment loads vectors and shares states */

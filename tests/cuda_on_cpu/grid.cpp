@@ -80,9 +80,10 @@ struct place {
 };
 
 struct thread {
-    struct context context;
+    struct context context; /* where it was left */
     struct uint3 index;
     int number;   /* in the block */
+    int stack;    /* -1: not begun */
     struct block *block;
     enum state state;
     struct place place; /* where it waits */
@@ -107,6 +108,7 @@ static struct grid {
     struct block blocks[MAX_RESIDENT];
     struct thread threads[MAX_THREADS];
     char *stacks;
+    int free_stacks[MAX_THREADS], n_free_stacks;
     int ready[MAX_THREADS], n_ready; /* numbers of threads */
     struct thread *running;
     struct block *loaded;            /* whose static shared memory is in the section */
@@ -116,6 +118,7 @@ static struct grid {
     void (*entry)(const void *);
     const void *argument;
     size_t shared_bytes;
+    unsigned n_ended; /* blocks */
     uint64_t random;
     char report[512];
     bool failed;
@@ -142,6 +145,10 @@ static void fail(const char *what, const struct thread *t) {
     grid.failed = true;
 }
 
+static bool same_place(const struct place *a, const struct place *b) {
+    return a->line == b->line && (a->file == b->file || strcmp(a->file, b->file) == 0);
+}
+
 static void thread_ready(struct thread *t) {
     t->state = READY;
     grid.ready[grid.n_ready++] = (int)(t - grid.threads);
@@ -158,16 +165,6 @@ static void back_to_scheduler(struct thread *t) {
 #endif
 }
 
-static void thread_main(void) {
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(NULL, &grid.scheduler_stack, &grid.scheduler_stack_bytes);
-#endif
-    grid.entry(grid.argument);
-    grid.running->state = DONE;
-    back_to_scheduler(grid.running);
-    abort();
-}
-
 static void block_load(struct block *b) {
     size_t n = shared_static_bytes();
     if (n == 0 || grid.loaded == b)
@@ -178,14 +175,69 @@ static void block_load(struct block *b) {
     grid.loaded = b;
 }
 
-static void thread_resume(struct thread *t) {
+static void thread_enter(struct thread *t) {
     grid.running = t;
     threadIdx = t->index;
     blockIdx = t->block->index;
     block_load(t->block);
+}
+
+static void block_end(struct block *b) {
+    free(b->shared);
+    b->shared = NULL;
+    b->n_threads = 0;
+}
+
+/* One of the ready threads, drawn at random and taken from the list. */
+static struct thread *ready_draw(bool only_if_not_begun) {
+    unsigned pick = random_below((unsigned)grid.n_ready);
+    struct thread *t = &grid.threads[grid.ready[pick]];
+    if (only_if_not_begun && t->stack >= 0)
+        return NULL;
+    grid.ready[pick] = grid.ready[--grid.n_ready];
+    return t;
+}
+
+/* The running thread has ended. Returns another one that may begin on its stack; NULL when the scheduler is needed. */
+static struct thread *thread_end(void) {
+    struct thread *t = grid.running, *next = NULL;
+    int stack = t->stack;
+    t->state = DONE;
+    if (++t->block->n_done == t->block->n_threads) {
+        block_end(t->block);
+        grid.n_ended++;
+    } else if (grid.n_ready && !grid.failed && (next = ready_draw(true))) {
+        next->stack = stack;
+        return next;
+    }
+    grid.free_stacks[grid.n_free_stacks++] = stack;
+    return NULL;
+}
+
+static void thread_main(void) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(NULL, &grid.scheduler_stack, &grid.scheduler_stack_bytes);
+#endif
+    struct thread *next;
+    do {
+        grid.entry(grid.argument);
+        if ((next = thread_end()))
+            thread_enter(next);
+    } while (next);
+    back_to_scheduler(grid.running);
+    abort();
+}
+
+static void thread_resume(struct thread *t) {
+    thread_enter(t);
+    if (t->stack < 0) {
+        t->stack = grid.free_stacks[--grid.n_free_stacks];
+        size_t colour = (size_t)(t->stack % 61) * 64; /* stacks one power of two apart would share cache sets */
+        context_make(&t->context, grid.stacks + (size_t)t->stack * STACK_BYTES, STACK_BYTES - colour, thread_main);
+    }
 #if defined(__SANITIZE_ADDRESS__)
     void *fake_stack;
-    __sanitizer_start_switch_fiber(&fake_stack, grid.stacks + (size_t)(t - grid.threads) * STACK_BYTES, STACK_BYTES);
+    __sanitizer_start_switch_fiber(&fake_stack, grid.stacks + (size_t)t->stack * STACK_BYTES, STACK_BYTES);
 #endif
     cuda_on_cpu_switch(&grid.scheduler, &t->context);
 #if defined(__SANITIZE_ADDRESS__)
@@ -224,7 +276,7 @@ void cuda_on_cpu_barrier(const char *file, int line) {
     t->state = READY;
     for (int i = 0; i < b->n_threads; i++) {
         struct thread *other = &b->threads[i];
-        if (other->place.line != line || strcmp(other->place.file, file) != 0)
+        if (!same_place(&other->place, &t->place))
             fail("divergent barrier", other);
         if (other != t)
             thread_ready(other);
@@ -252,7 +304,7 @@ const uint64_t *cuda_on_cpu_exchange(unsigned mask, uint64_t mine, const char *f
     w->turn = !turn;
     for (int i = 0; i < w->n_lanes; i++) {
         struct thread *lane = t + i - t->number % warpSize;
-        if (lane->place.line != line || strcmp(lane->place.file, file) != 0)
+        if (!same_place(&lane->place, &t->place))
             fail("divergent warp", lane);
         if (lane != t)
             thread_ready(lane);
@@ -296,13 +348,11 @@ static bool block_begin(struct block *b, unsigned number) {
     grid.loaded = grid.loaded == b ? NULL : grid.loaded;
     for (int i = 0; i < n; i++) {
         struct thread *t = &b->threads[i];
-        size_t colour = (size_t)(i % 61) * 64; /* stacks one power of two apart would share cache sets */
-        char *stack = grid.stacks + (size_t)(t - grid.threads) * STACK_BYTES;
         *t = {};
+        t->stack = -1;
         t->index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
         t->number = i;
         t->block = b;
-        context_make(&t->context, stack, STACK_BYTES - colour, thread_main);
         thread_ready(t);
     }
     for (int i = 0; i < n; i += warpSize) {
@@ -311,12 +361,6 @@ static bool block_begin(struct block *b, unsigned number) {
         w->n_arrived = w->turn = 0;
     }
     return true;
-}
-
-static void block_end(struct block *b) {
-    free(b->shared);
-    b->shared = NULL;
-    b->n_threads = 0;
 }
 
 /* A thread that waits for others while the whole grid stands still. */
@@ -332,8 +376,8 @@ static void report_standstill(void) {
 }
 
 static bool grid_run(unsigned n_blocks) {
-    unsigned next = 0, n_ended = 0, n_resident = 1 + random_below(MAX_RESIDENT);
-    while (n_ended < n_blocks && !grid.failed) {
+    unsigned next = 0, n_resident = 1 + random_below(MAX_RESIDENT);
+    while (grid.n_ended < n_blocks && !grid.failed) {
         for (unsigned i = 0; i < n_resident && next < n_blocks; i++)
             if (grid.blocks[i].n_threads == 0 && !block_begin(&grid.blocks[i], next++))
                 return false;
@@ -341,14 +385,7 @@ static bool grid_run(unsigned n_blocks) {
             report_standstill();
             break;
         }
-        unsigned pick = random_below((unsigned)grid.n_ready);
-        struct thread *t = &grid.threads[grid.ready[pick]];
-        grid.ready[pick] = grid.ready[--grid.n_ready];
-        thread_resume(t);
-        if (t->state == DONE && ++t->block->n_done == t->block->n_threads) {
-            block_end(t->block);
-            n_ended++;
-        }
+        thread_resume(ready_draw(false));
     }
     return true;
 }
@@ -367,6 +404,9 @@ cudaError_t cuda_on_cpu_launch(const struct cudaLaunchConfig_t *config, void (*e
     grid.argument = argument;
     grid.shared_bytes = config->dynamicSmemBytes;
     grid.n_ready = 0;
+    grid.n_ended = 0;
+    for (grid.n_free_stacks = 0; grid.n_free_stacks < MAX_THREADS; grid.n_free_stacks++)
+        grid.free_stacks[grid.n_free_stacks] = MAX_THREADS - 1 - grid.n_free_stacks;
     grid.loaded = NULL;
     grid.failed = false;
     memory_open();
