@@ -151,7 +151,7 @@ palindrome: deps ## train the palindrome test (5 seeds, four kinds of attention)
 SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome sequences \
              sequence_ids profile layout statistics kv_cache ref ops session token_class report lora heatmap page \
              figure terminal safetensors_write schedule init state train_log train_ref attend_ref train_ops \
-             attend_ops training_curves batches bootstrap recommendation interchange paired rank
+             attend_ops training_curves batches bootstrap recommendation interchange paired rank cuda_on_cpu
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test

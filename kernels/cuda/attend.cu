@@ -48,7 +48,7 @@ static __device__ int item_tiles(const struct attend_params *p, int number) {
     struct item item = item_open(p, number);
     struct lane l = lane_open(&p->cache, &p->batch, p->layer, item.seq, item.head);
     if (p->cache.n_fed[l.index] != l.pos0)
-        *p->fault = FAULT_ORDER;
+        atomicCAS(p->fault, FAULT_NONE, FAULT_ORDER);
     return lane_tiles(&l, (item.tile.first + item.tile.n - 1) / p->group);
 }
 
@@ -104,7 +104,7 @@ static __host__ __device__ size_t shared_floats(int head_dim) {
 }
 
 static __device__ struct shared shared_open(int head_dim) {
-    struct shared s = {};
+    struct shared s;
     s.q = (float *)cuda_shared();
     s.weight = s.q + TILE_VECTORS * head_dim;
     s.max = s.weight + WARPS * TILE_VECTORS * TILE_KEYS;
@@ -272,8 +272,7 @@ static __device__ void segment_run(const struct run_params *p, int number, int b
     }
     state_share(&state, &s, item.tile.n, p->a.cache.head_dim, weight);
     __syncthreads();
-    segment_store<T>(p, &l, item.tile, &s, part);
-    __syncthreads(); /* before the next segment loads vectors and shares states */
+    segment_store<T>(p, &l, item.tile, &s, part); /* the next segment writes none of what is read here before a barrier */
 }
 
 static __device__ size_t part_floats(const struct run_params *p) {

@@ -86,7 +86,7 @@ static __global__ void k_stats(struct stats_params p) {
     if (tile_number >= lane_tiles(&l, l.n_rows - 1))
         return;
     if (l.n_long > 0 && l.n_long != l.pos0 - l.n_ring) { /* entry i of the store is not position i */
-        *p.a.fault = FAULT_PRUNED;
+        atomicCAS(p.a.fault, FAULT_NONE, FAULT_PRUNED);
         return;
     }
     struct key<T> key = key_open<T>(&p.a.cache, &l, p.a.open, tile_number, (int)threadIdx.x);

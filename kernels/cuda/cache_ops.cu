@@ -179,7 +179,7 @@ static __device__ unsigned long long early_pairs(const struct lane *l) {
 
 /* One block a lane. */
 template <typename T>
-static __global__ void __launch_bounds__(THREADS) k_append(struct append_params p) {
+static __global__ void __launch_bounds__(THREADS, 4) k_append(struct append_params p) {
     struct append_shared *s = (struct append_shared *)cuda_shared();
     struct move m = move_open(&p, (int)blockIdx.x);
     struct kv_cache *c = &p.cache;

@@ -6,7 +6,8 @@
  * full of NaNs (bytes 0xFF), and device memory cannot be read outside kernels and copies (cuda_on_cpu.h).
  *
  * Not proven this way: races of plain reads and writes whose result does not depend on the order of whole threads (a lost
- * update, a torn value), the weak memory order between blocks, everything about speed. Streams and events run at once. */
+ * update, a torn value), the weak memory order between blocks and within a warp (a shuffle or vote orders memory here, on a GPU
+ * only __syncwarp does), everything about speed. Streams and events run at once. */
 #ifndef SPKV_CUDA_ON_CPU_RUNTIME_H
 #define SPKV_CUDA_ON_CPU_RUNTIME_H
 
