@@ -90,9 +90,10 @@ $(BUILD)/obj/%.o: %.c Makefile
 	@echo "  CC   $<"
 	@$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) $(SANFLAGS) -MMD -MP -c -o $@ $<
 
-# The CUDA backend on the host (tests/cuda_on_cpu/cuda_runtime.h): one object that shows nothing but what tests call, so that it
-# can stand beside the real one.
-EMULATED := $(patsubst %,$(BUILD)/obj/emulated/%.o,$(basename $(CUDA_SRC) $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu)))
+# The CUDA backend on the host (tests/cuda_on_cpu/cuda_runtime.h): one object that shows nothing but what tests call, so that
+# it can stand beside the real one.
+EMULATED := $(CUDA_SRC) $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu)
+EMULATED := $(patsubst %,$(BUILD)/obj/emulated/%.o,$(basename $(EMULATED)))
 EMULATED_FLAGS = -std=c++20 -x c++ -fno-exceptions -fno-rtti -fno-threadsafe-statics -fopenmp-simd -ffp-contract=off \
                  -fno-math-errno -Wall -Wshadow -Wno-deprecated-enum-enum-conversion -Wno-unknown-pragmas $(if $(CI),-Werror)
 
@@ -166,16 +167,18 @@ test: deps ## install what is missing, build and run all tests
 tests: $(PROGRAM) $(TESTS) $(BUILD)/tests/tools/run_equal
 
 # What opens every backend of tests/backends.h, and whole models.
-BACKEND_TESTS := ops ops_weights ops_cache products model
+BACKEND_TESTS := ops ops_weights ops_cache products model cuda_on_cpu
+BACKEND_TESTS := $(BACKEND_TESTS:%=$(BUILD)/tests/test_%)
 
 .PHONY: test-cuda-emulated
 test-cuda-emulated: export SPKV_TEST_FULL = 1
-test-cuda-emulated: $(BACKEND_TESTS:%=$(BUILD)/tests/test_%) $(BUILD)/tests/test_cuda_on_cpu ## the CUDA backend on the CPU, all shapes
+test-cuda-emulated: $(BACKEND_TESTS) ## the CUDA backend on the CPU, all shapes
 	@TEST_SECONDS=3600 scripts/run-tests $^
 	@$(MAKE) --no-print-directory SAN=address,undefined test-cuda-sanitized
 
 .PHONY: test-cuda-sanitized
-test-cuda-sanitized: $(BACKEND_TESTS:%=$(BUILD)/tests/test_%) $(BUILD)/tests/test_cuda_on_cpu
+test-cuda-sanitized: export LSAN_OPTIONS = suppressions=tests/lsan.supp:print_suppressions=0
+test-cuda-sanitized: $(BACKEND_TESTS)
 	@TEST_SECONDS=3600 scripts/run-tests $^
 
 .PHONY: test-cuda

@@ -1,5 +1,5 @@
-/* The emulation of CUDA shows what it is for: kernels with one fault each give a wrong number or a report under some order of
- * threads, their repaired twins never do (tests/cuda_on_cpu/faulty.cu). */
+/* The emulation of CUDA shows what it is for: kernels with one fault each give a wrong number or a report under some order
+ * of threads, their repaired twins never do (tests/cuda_on_cpu/faulty.cu). */
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -111,7 +111,7 @@ static void test_divergent_barriers(void **state) {
     assert_int_equal(cuda_on_cpu_try_divergent(-1, 64, x, out), 0);
 }
 
-/* A kernel that writes far beyond its buffer dies: by the guard page, or by AddressSanitizer, which sees a single element. */
+/* A kernel that writes beyond its buffer dies: at the guard page, or by AddressSanitizer, which sees a single element. */
 static void test_beyond_the_end(void **state) {
     float x[N], out[N];
     (void)state;

@@ -1,10 +1,10 @@
 /* Attention of a step over long-term pairs, ring and the step's own rows (arXiv 2605.14037; method.md sections 3, 4).
  *
  * An item is a tile of query vectors of one lane (sequence, KV head); its work is a number of tiles of 32 keys. Heads keep
- * different numbers of pairs, so items differ in length: k_plan() sums their tiles up, and every block of k_attend() takes an
- * equal run of tiles, whatever items it crosses. An item that several blocks share is joined by k_join(). Prefill and decode
- * are the same: with one query row a lane is one item, and its pages spread over the blocks. The number of blocks depends on
- * the GPU alone, so equal calls give equal bits. */
+ * different numbers of pairs, so items differ in length: k_plan() sums their tiles up, and every block of k_attend() takes
+ * an equal run of tiles, whatever items it crosses. An item that several blocks share is joined by k_join(). Prefill and
+ * decode are the same: with one query row a lane is one item, and its pages spread over the blocks. The number of blocks
+ * depends on the GPU alone, so equal calls give equal bits. */
 #include "kernels/cuda/lane.cuh"
 
 enum { WARPS = 4, THREADS = 32 * WARPS, PLAN_THREADS = 256 };
@@ -77,7 +77,7 @@ static __global__ void k_plan(struct plan_params p) {
         p.begin[n] = before;
 }
 
-/* ---- one segment: some consecutive key tiles of one item ---------------------------------------------------------------------- */
+/* ---- one segment: some consecutive key tiles of one item ---------------------------------------------------------- */
 
 struct run_params {
     struct attend_params a;
@@ -329,7 +329,7 @@ static __global__ void k_join(struct run_params p) {
     }
 }
 
-/* ---- launches ------------------------------------------------------------------------------------------------------------------ */
+/* ---- launches ----------------------------------------------------------------------------------------------------- */
 
 typedef void (*run_kernel)(struct run_params);
 
@@ -362,7 +362,7 @@ void cuda_attend_cache(struct device *dev, const struct attend_args *a) {
     struct run_params run = {p, plan.begin, (int)n_blocks,
                              (float *)cuda_scratch(dev, SCRATCH_PARTIAL, 2 * n_blocks * part_bytes)};
     cuda_launch(dev, k_plan, 1, PLAN_THREADS, PLAN_THREADS / 32 * sizeof(int), plan);
-    cuda_launch(dev, bf16 ? attend_kernel<struct bf16>(a->cache->head_dim) : attend_kernel<float>(a->cache->head_dim), n_blocks,
-                THREADS, shared_floats(a->cache->head_dim) * sizeof(float), run);
+    cuda_launch(dev, bf16 ? attend_kernel<struct bf16>(a->cache->head_dim) : attend_kernel<float>(a->cache->head_dim),
+                n_blocks, THREADS, shared_floats(a->cache->head_dim) * sizeof(float), run);
     cuda_launch(dev, bf16 ? k_join<struct bf16> : k_join<float>, n_items, THREADS, 0, run);
 }

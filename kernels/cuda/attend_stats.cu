@@ -1,6 +1,6 @@
-/* Sums of softmax weights of a step (method.md section 11). A warp takes a tile of keys, one a lane, past all query vectors of
- * the step: what queries give a key is summed by one thread in order. Masses of a lane are summed in fixed point, where the
- * order of additions does not matter: equal calls give equal bits. */
+/* Sums of softmax weights of a step (method.md section 11). A warp takes a tile of keys, one a lane, past all query vectors
+ * of the step: what queries give a key is summed by one thread in order. Masses of a lane are summed in fixed point, where
+ * the order of additions does not matter: equal calls give equal bits. */
 #include "kernels/cuda/lane.cuh"
 
 static constexpr double FIXED_ONE = 0x1p44; /* a lane's masses sum to its rows: below 2^19 */
@@ -9,7 +9,7 @@ struct stats_params {
     struct attend_params a;
     int window, sinks, n_bins, max_tiles;
     const int32_t *bin_of_distance;
-    unsigned long long *mass; /* (n_seq, n_kv_heads, 3 + n_bins) fixed point: not numbers, far, sinks, by distance; or NULL */
+    unsigned long long *mass; /* NULL, or (n_seq, n_kv_heads, 3 + n_bins) fixed point: NaNs, far, sinks, by distance */
     double *far_sum, *sink_sum, *distance_sum;
     float *future_max, *future_sum;
 };
@@ -118,7 +118,8 @@ static __global__ void k_stats_out(struct stats_params p) {
         return;
     const unsigned long long *mass = p.mass + lane * (3 + (size_t)p.n_bins);
     double value = mass[0] ? (double)NAN : (double)mass[1 + sum] / FIXED_ONE;
-    double *out = sum == 0 ? p.far_sum + lane : sum == 1 ? p.sink_sum + lane : p.distance_sum + lane * (size_t)p.n_bins + sum - 2;
+    double *out = sum == 0 ? p.far_sum + lane : sum == 1 ? p.sink_sum + lane
+                                                         : p.distance_sum + lane * (size_t)p.n_bins + sum - 2;
     *out += value;
 }
 

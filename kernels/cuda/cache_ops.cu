@@ -223,7 +223,7 @@ void cuda_kv_append(struct device *dev, const struct kv_append_args *a) {
                 (size_t)p.batch.n_seq * (size_t)p.cache.n_kv_heads, THREADS, sizeof(struct append_shared), p);
 }
 
-/* ---- prune, reset --------------------------------------------------------------------------------------------------------------- */
+/* ---- prune, reset ------------------------------------------------------------------------------------------------- */
 
 struct lane_params {
     struct kv_cache cache;
@@ -252,7 +252,7 @@ static __global__ void k_prune(struct lane_params p) {
     const struct kv_cache *c = &p.cache;
     int head = (int)blockIdx.x, window = c->window[p.layer * c->n_kv_heads + head], slots = c->page_slots;
     size_t lane = ((size_t)p.slot * (size_t)c->n_layers + (size_t)p.layer) * (size_t)c->n_kv_heads + (size_t)head;
-    int fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0, place0 = (window + slots - 1) / slots, n = 0, n_kept = 0;
+    int fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0, place0 = ceil_div(window, slots), n = 0, n_kept = 0;
     if (c->ring_only[p.layer])
         return;
     for (int pos = 0; pos < n_long; pos++) {
@@ -299,7 +299,7 @@ void cuda_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
     cuda_launch(dev, k_reset, blocks_for((size_t)c->n_layers * (size_t)c->n_kv_heads, 32), 32, 0, p);
 }
 
-/* ---- read ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- read --------------------------------------------------------------------------------------------------------- */
 
 struct read_params {
     struct kv_cache cache;
@@ -330,7 +330,8 @@ static __global__ void k_kv_read(struct read_params p) {
 
 void cuda_kv_read(struct device *dev, const struct kv_cache *c, int slot, int layer, int kv_head, const int32_t *index,
                   size_t n, float *k, float *v) {
-    struct read_params p = {*c, kv_lane(c, slot, layer, kv_head), c->window_host[layer * c->n_kv_heads + kv_head], index, n, k, v};
+    int window = c->window_host[layer * c->n_kv_heads + kv_head];
+    struct read_params p = {*c, kv_lane(c, slot, layer, kv_head), window, index, n, k, v};
     cuda_launch(dev, c->dtype == DTYPE_BF16 ? k_kv_read<struct bf16> : k_kv_read<float>,
                 blocks_for(n * (size_t)c->head_dim, 128), 128, 0, p);
 }

@@ -13,7 +13,7 @@ bool cuda_check(struct device *dev, cudaError_t status, const char *what) {
         return true;
     err_set(&dev->err, status == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_IO, "CUDA", "%s failed: %s%s", what,
             cudaGetErrorString(status),
-            status == cudaErrorMemoryAllocation ? " (use a smaller batch, a smaller chunk or a shorter maximum length)" : "");
+            status == cudaErrorMemoryAllocation ? " (use a smaller batch or chunk, or a shorter maximum length)" : "");
     return false;
 }
 
@@ -31,7 +31,7 @@ static int device_find(const struct device_options *options, struct cudaDevicePr
         return err_set(err, ERR_USAGE, "cuda", "no NVIDIA GPU can be used here: %s (use --backend cpu)",
                        status == cudaSuccess ? "none is visible" : cudaGetErrorString(status));
     if (options->index < 0 || options->index >= n)
-        return err_set(err, ERR_USAGE, "cuda", "GPU %d was asked for, this machine shows %d, counted from 0", options->index, n);
+        return err_set(err, ERR_USAGE, "cuda", "GPU %d was asked for, %d are here, counted from 0", options->index, n);
     status = cudaGetDeviceProperties(prop, options->index);
     if (status != cudaSuccess)
         return err_set(err, ERR_IO, "cuda", "GPU %d does not answer: %s", options->index, cudaGetErrorString(status));
@@ -138,15 +138,14 @@ static void fault_report(struct device *dev) {
 
 int cuda_sync(struct device *dev, struct err *err) {
     if (!device_failed(dev)) {
-        cuda_check(dev, cudaMemcpyAsync(dev->fault_host, dev->fault, sizeof *dev->fault, cudaMemcpyDeviceToHost, dev->stream),
-                   "reading the state of the GPU");
+        cuda_download(dev, dev->fault_host, dev->fault, sizeof *dev->fault);
         if (cuda_check(dev, cudaStreamSynchronize(dev->stream), "work on the GPU"))
             fault_report(dev);
     }
     return device_failed(dev) ? err_set(err, dev->err.code, dev->err.where, "%s", dev->err.message) : OK;
 }
 
-/* ---- staging, scratch, batches ---------------------------------------------------------------------------------------------- */
+/* ---- staging, scratch, batches ------------------------------------------------------------------------------------ */
 
 void *cuda_scratch(struct device *dev, enum scratch_id id, size_t n_bytes) {
     if (device_failed(dev))

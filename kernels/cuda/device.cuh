@@ -95,7 +95,7 @@ struct weight {
     size_t n_rows, n_cols;
 };
 
-/* ---- host ---------------------------------------------------------------------------------------------------------------- */
+/* ---- host --------------------------------------------------------------------------------------------------------- */
 
 static inline bool device_failed(const struct device *dev) {
     return dev->err.code != OK;
@@ -110,8 +110,8 @@ void *cuda_scratch(struct device *dev, enum scratch_id id, size_t n_bytes);
 
 /* Queues kernel(args) for n_blocks blocks of n_threads threads; zero blocks are legal and do nothing. */
 template <typename A>
-static inline void cuda_launch(struct device *dev, void (*kernel)(A), size_t n_blocks, unsigned n_threads, size_t shared_bytes,
-                               const A &args) {
+static inline void cuda_launch(struct device *dev, void (*kernel)(A), size_t n_blocks, unsigned n_threads,
+                               size_t shared_bytes, const A &args) {
     cudaLaunchConfig_t config = {};
     if (device_failed(dev) || n_blocks == 0)
         return;
@@ -153,7 +153,7 @@ static inline size_t blocks_for(size_t n, size_t n_threads) {
     return (n + n_threads - 1) / n_threads;
 }
 
-/* ---- device -------------------------------------------------------------------------------------------------------------- */
+/* ---- device ------------------------------------------------------------------------------------------------------- */
 
 struct bf16 {
     uint16_t bits;
@@ -231,7 +231,7 @@ static inline __device__ float activated(enum act act, float x) {
     }
 }
 
-/* ---- ops ----------------------------------------------------------------------------------------------------------------- */
+/* ---- ops ---------------------------------------------------------------------------------------------------------- */
 
 extern "C" {
 /* device.cu */

@@ -23,7 +23,7 @@ void cuda_embed(struct device *dev, const struct weight *table, const int32_t *i
                 blocks_for(n_rows * table->n_cols, 256), 256, 0, p);
 }
 
-/* ---- rmsnorm --------------------------------------------------------------------------------------------------------------- */
+/* ---- rmsnorm ------------------------------------------------------------------------------------------------------ */
 
 /* Sum over the block; every thread gets it. */
 static __device__ float block_sum(float x) {
@@ -71,7 +71,7 @@ void cuda_rmsnorm(struct device *dev, const struct rmsnorm_args *a) {
                 (unsigned)n_warps * 32, n_warps * sizeof(float), *a);
 }
 
-/* ---- one thread an element -------------------------------------------------------------------------------------------------- */
+/* ---- one thread an element ---------------------------------------------------------------------------------------- */
 
 struct add_params {
     float *x;
@@ -108,8 +108,8 @@ static __global__ void k_act_mul(struct act_mul_params p) {
 
 void cuda_act_mul(struct device *dev, const float *gate_up, enum act act, size_t n_rows, size_t n, void *out) {
     struct act_mul_params p = {gate_up, act, n_rows, n, out};
-    cuda_launch(dev, dev->dtype == DTYPE_BF16 ? k_act_mul<struct bf16> : k_act_mul<float>, blocks_for(n_rows * n, 256), 256, 0,
-                p);
+    cuda_launch(dev, dev->dtype == DTYPE_BF16 ? k_act_mul<struct bf16> : k_act_mul<float>, blocks_for(n_rows * n, 256), 256,
+                0, p);
 }
 
 /* Rotates element i with element i + head_dim / 2, as Hugging Face does (RoFormer, arXiv 2104.09864, pairs neighbours). */

@@ -18,7 +18,7 @@ static inline __device__ int piece_len(void) {
     return (int)(sizeof(uint4) / sizeof(T));
 }
 
-/* ---- pages ----------------------------------------------------------------------------------------------------------------- */
+/* ---- pages -------------------------------------------------------------------------------------------------------- */
 
 template <typename T>
 static inline __device__ size_t page_k_index(int slots, int head_dim, int slot, int d) {
@@ -36,7 +36,7 @@ static inline __device__ T *page_at(const struct kv_cache *c, size_t lane, int p
     return (T *)((char *)c->pool + (size_t)c->page_list[lane * (size_t)c->list_len + place] * c->page_bytes);
 }
 
-/* ---- lanes ----------------------------------------------------------------------------------------------------------------- */
+/* ---- lanes -------------------------------------------------------------------------------------------------------- */
 
 struct lane {
     size_t index;
@@ -85,8 +85,8 @@ struct key {
 
 /* Key `j` of tile `tile` of the lane. Tiles do not cross pages: pages hold a multiple of 32 slots. */
 template <typename T>
-static inline __device__ struct key<T> key_open(const struct kv_cache *c, const struct lane *l, const uint8_t *open, int tile,
-                                                int j) {
+static inline __device__ struct key<T> key_open(const struct kv_cache *c, const struct lane *l, const uint8_t *open,
+                                                int tile, int j) {
     struct key<T> key = {};
     int n_long_tiles = tiles_of(l->n_long), n_ring_tiles = tiles_of(l->n_ring);
     if (tile < n_long_tiles) {
@@ -103,7 +103,8 @@ static inline __device__ struct key<T> key_open(const struct kv_cache *c, const 
         key.exists = ring < l->n_ring;
         if (key.exists) {
             key.pos = l->pos0 - 1 - (l->pos0 - 1 - ring) % l->window;
-            key.always = key.pos < l->sinks || (!l->ring_only && c->ring_open[l->index * (size_t)c->ring_len + (size_t)ring]);
+            bool gate = c->ring_open[l->index * (size_t)c->ring_len + (size_t)ring];
+            key.always = key.pos < l->sinks || (gate && !l->ring_only);
         }
     } else {
         int row = (tile - n_long_tiles - n_ring_tiles) * TILE_KEYS + j;
@@ -145,7 +146,7 @@ static inline __device__ void key_piece(const struct kv_cache *c, const struct k
         out[i] = to_f32(items[i]);
 }
 
-/* ---- query vectors --------------------------------------------------------------------------------------------------------- */
+/* ---- query vectors ------------------------------------------------------------------------------------------------ */
 
 /* Vectors are numbered row by row: vector v of a lane is query head v % group of the group, in row v / group. */
 struct vectors {

@@ -24,7 +24,7 @@ void cuda_mem_free(struct device *dev, void *ptr_dev) {
     cudaFree(ptr_dev); /* waits for what still uses it */
 }
 
-/* ---- address space ------------------------------------------------------------------------------------------------------- */
+/* ---- address space ------------------------------------------------------------------------------------------------ */
 
 struct driver {
     CUresult (*address_reserve)(CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long);
@@ -155,7 +155,7 @@ void cuda_mem_release(struct device *dev, void *ptr_dev, size_t max_bytes) {
     free(region);
 }
 
-/* ---- copies ---------------------------------------------------------------------------------------------------------------- */
+/* ---- copies ------------------------------------------------------------------------------------------------------- */
 
 void cuda_download(struct device *dev, void *dst_host, const void *src_dev, size_t n_bytes) {
     if (!device_failed(dev) && n_bytes)

@@ -29,7 +29,8 @@ static bool product_describe(struct device *dev, const struct product_args *a, s
     if (!cuda_check_blas(dev, cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), what) ||
         !cuda_check_blas(dev, cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                                              sizeof transposed), what) ||
-        !cuda_check_blas(dev, cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain), what))
+        !cuda_check_blas(dev, cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain),
+                         what))
         return false;
     if (a->bias &&
         (!cuda_check_blas(dev, cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &add_bias,
@@ -69,20 +70,22 @@ static bool choice_fits(const struct product_choice *c, const struct product_cho
 }
 
 /* Asks the library for its best algorithm; NULL and a sticky failure. */
-static const struct product_choice *choice_make(struct device *dev, const struct product *p, const struct product_choice *key) {
+static const struct product_choice *choice_make(struct device *dev, const struct product *p,
+                                                const struct product_choice *key) {
     static const char what[] = "choosing how to multiply";
     const size_t most = WORKSPACE_BYTES;
     const uint32_t alignment = (uint32_t)key->alignment;
+    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t found = {};
     int n_found = 0;
     if (!cuda_check_blas(dev, cublasLtMatmulPreferenceCreate(&preference), what))
         return NULL;
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment, sizeof alignment);
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment, sizeof alignment);
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment, sizeof alignment);
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment, sizeof alignment);
+    for (int i = 0; i < 4; i++)
+        cublasLtMatmulPreferenceSetAttribute(preference, aligned[i], &alignment, sizeof alignment);
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(dev->blas, p->desc, p->w, p->x, p->y, p->y, preference, 1, &found,
                                                            &n_found);
     cublasLtMatmulPreferenceDestroy(preference);

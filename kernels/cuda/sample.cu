@@ -1,7 +1,7 @@
 /* Next tokens, with the meaning of kernels/ref/sample.c: ids in descending order of probability, ties to the lower id, the
- * top_k of them, the shortest head that reaches top_p, one drawn by its share. Nothing is sorted: each of the three borders is
- * "the first id of the order at which a sum reaches a target", found eight bits of the order's key at a time from sums per
- * digit. Weights are whole numbers of 2^-40, so the order of additions does not matter. */
+ * top_k of them, the shortest head that reaches top_p, one drawn by its share. Nothing is sorted: each of the three borders
+ * is "the first id of the order at which a sum reaches a target", found eight bits of the order's key at a time from sums
+ * per digit. Weights are whole numbers of 2^-40, so the order of additions does not matter. */
 #include "base/rng.h"
 #include "kernels/cuda/device.cuh"
 
@@ -160,8 +160,8 @@ static __global__ void k_sample(struct sample_params p) {
 
 void cuda_sample(struct device *dev, const struct sample_args *a) {
     size_t n = a->n_rows, id_bytes = n * sizeof *a->sequence_id;
-    struct sample_params p = {a->logits, n, a->n_vocab, (double)a->temperature, (double)a->top_p, a->top_k, a->seed, NULL, NULL,
-                              a->id};
+    struct sample_params p = {a->logits, n, a->n_vocab, (double)a->temperature, (double)a->top_p, a->top_k, a->seed, NULL,
+                              NULL, a->id};
     if (device_failed(dev) || n == 0)
         return;
     if (a->temperature > 0) {

@@ -9,7 +9,8 @@ extern "C" {
 enum { BLOCK_ITEMS = 1 << 20 };
 
 /* Elements of the matrix as dtype `kept`, some at a time: the copy in host memory stays small. */
-static int weight_convert(struct device *dev, const struct host_matrix *matrix, struct weight *w, size_t n, struct err *err) {
+static int weight_convert(struct device *dev, const struct host_matrix *matrix, struct weight *w, size_t n,
+                          struct err *err) {
     size_t size = dtype_size(w->dtype);
     void *block = mem_alloc(n < BLOCK_ITEMS ? n : BLOCK_ITEMS, size, "a part of a weight", err);
     if (!block)

@@ -1,4 +1,4 @@
-/* cublasLt.h - stands in for the few calls of cuBLASLt that kernels/cuda/ uses: D = A^T B (+ bias), column-major, f32 sums. */
+/* cublasLt.h - stands in for the few calls of cuBLASLt that kernels/cuda/ uses: D = A^T B (+ bias), by columns, f32 sums. */
 #ifndef SPKV_CUDA_ON_CPU_CUBLASLT_H
 #define SPKV_CUDA_ON_CPU_CUBLASLT_H
 
@@ -45,8 +45,8 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle);
 const char *cublasLtGetStatusString(cublasStatus_t status);
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasComputeType_t compute, cudaDataType scale);
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc);
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what, const void *value,
-                                              size_t n_bytes);
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what,
+                                              const void *value, size_t n_bytes);
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *out, cudaDataType type, uint64_t rows, uint64_t cols,
                                           int64_t ld);
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout);

@@ -52,8 +52,8 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
     return drop(desc);
 }
 
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what, const void *value,
-                                              size_t n_bytes) {
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what,
+                                              const void *value, size_t n_bytes) {
     void *to = what == CUBLASLT_MATMUL_DESC_TRANSA ? (void *)&desc->transpose_a
              : what == CUBLASLT_MATMUL_DESC_TRANSB ? (void *)&desc->transpose_b
              : what == CUBLASLT_MATMUL_DESC_EPILOGUE ? (void *)&desc->epilogue : (void *)&desc->bias;
@@ -92,8 +92,9 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 
 /* Whether the shapes are those of a product that is implemented here. */
 static bool fits(cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t d) {
-    return desc->transpose_a == CUBLAS_OP_T && desc->transpose_b == CUBLAS_OP_N && a->rows == b->rows && a->cols == d->rows &&
-           b->cols == d->cols && a->type == b->type && d->type == CUDA_R_32F && a->rows && a->cols && b->cols;
+    return desc->transpose_a == CUBLAS_OP_T && desc->transpose_b == CUBLAS_OP_N && a->rows == b->rows &&
+           a->cols == d->rows && b->cols == d->cols && a->type == b->type && d->type == CUDA_R_32F && a->rows &&
+           a->cols && b->cols;
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,

@@ -27,8 +27,8 @@ void cuda_on_cpu_guard(bool guard);
 /* What was wrong with the last launch that failed; "" when none did. */
 const char *cuda_on_cpu_report(void);
 
-/* Kernels with faults and their repaired twins, for tests of the emulation itself (faulty.cu): each runs with n numbers x and
- * writes n numbers or, where it sums, one. 0, or the error of the launch. */
+/* Kernels with faults and their repaired twins, for tests of the emulation itself (faulty.cu): each runs with n numbers x
+ * and writes n numbers or, where it sums, one. 0, or the error of the launch. */
 int cuda_on_cpu_try_reverse(bool barrier, int n, const float *x, float *out);          /* static shared memory */
 int cuda_on_cpu_try_scan(bool barrier, int n, const float *x, float *out);             /* running sums, one block */
 int cuda_on_cpu_try_warp_sum(bool barrier, int n, const float *x, float *out);         /* shared memory within a warp */

@@ -1,4 +1,4 @@
-/* cuda_runtime.h - stands in for the header of the CUDA toolkit, so that the host C++ compiler builds kernels/cuda/ as it is.
+/* cuda_runtime.h - stands in for the header of the toolkit, so that the host C++ compiler builds kernels/cuda/ as it is.
  *
  * Threads of a block are coroutines of one processor thread. Each runs until it waits at a barrier, exchanges something with
  * its warp or ends; then another ready thread of any resident block is drawn from seeded random numbers. A result that
@@ -6,8 +6,8 @@
  * full of NaNs (bytes 0xFF), and device memory cannot be read outside kernels and copies (cuda_on_cpu.h).
  *
  * Not proven this way: races of plain reads and writes whose result does not depend on the order of whole threads (a lost
- * update, a torn value), the weak memory order between blocks and within a warp (a shuffle or vote orders memory here, on a GPU
- * only __syncwarp does), everything about speed. Streams and events run at once. */
+ * update, a torn value), the weak memory order between blocks and within a warp (a shuffle or vote orders memory here, on a
+ * GPU only __syncwarp does), everything about speed. Streams and events run at once. */
 #ifndef SPKV_CUDA_ON_CPU_RUNTIME_H
 #define SPKV_CUDA_ON_CPU_RUNTIME_H
 
@@ -26,7 +26,7 @@
 /* Static shared memory, in functions that are no templates: one section, exchanged when another block goes on. */
 #define __shared__ static __attribute__((section("cuda_shared")))
 
-/* ---- where a thread is ------------------------------------------------------------------------------------------------- */
+/* ---- where a thread is -------------------------------------------------------------------------------------------- */
 
 struct uint3 {
     unsigned x, y, z;
@@ -47,7 +47,7 @@ enum { warpSize = 32 };
 
 void *cuda_shared(void); /* dynamic shared memory of the running block */
 
-/* ---- barriers, warps ----------------------------------------------------------------------------------------------------- */
+/* ---- barriers, warps ---------------------------------------------------------------------------------------------- */
 
 void cuda_on_cpu_barrier(const char *file, int line);
 /* Waits until all lanes of the warp have come and returns what each brought; valid until the second exchange from here. */
@@ -129,7 +129,7 @@ static inline int __reduce_add_sync(unsigned mask, int value, CUDA_ON_CPU_PLACE)
     return (int)sum;
 }
 
-/* ---- atomics, arithmetic ------------------------------------------------------------------------------------------------- */
+/* ---- atomics, arithmetic ------------------------------------------------------------------------------------------ */
 
 /* Another thread may go first. */
 void cuda_on_cpu_yield(void);
@@ -196,7 +196,7 @@ static inline int max(int a, int b) {
     return a > b ? a : b;
 }
 
-/* ---- runtime ------------------------------------------------------------------------------------------------------------- */
+/* ---- runtime ------------------------------------------------------------------------------------------------------ */
 
 enum cudaError_t {
     cudaSuccess = 0,

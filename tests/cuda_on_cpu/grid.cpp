@@ -24,7 +24,7 @@ enum {
     SHARED_BYTES = 227 << 10, /* of sm_90 */
 };
 
-/* ---- stacks -------------------------------------------------------------------------------------------------------------- */
+/* ---- stacks ------------------------------------------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
 /* What a call must keep lies on the stack that is left; the rest is the stack pointer. */
@@ -70,7 +70,7 @@ static void context_make(struct context *c, char *stack, size_t n_bytes, void (*
 }
 #endif
 
-/* ---- threads, warps, blocks ---------------------------------------------------------------------------------------------- */
+/* ---- threads, warps, blocks --------------------------------------------------------------------------------------- */
 
 enum state { READY, AT_BARRIER, AT_WARP, DONE };
 
@@ -140,8 +140,8 @@ static unsigned random_below(unsigned n) {
 
 static void fail(const char *what, const struct thread *t) {
     if (!grid.failed)
-        snprintf(grid.report, sizeof grid.report, "%s: block %u, thread %d waits at %s:%d", what, t->block->index.x, t->number,
-                 t->place.file ? t->place.file : "?", t->place.line);
+        snprintf(grid.report, sizeof grid.report, "%s: block %u, thread %d waits at %s:%d", what, t->block->index.x,
+                 t->number, t->place.file ? t->place.file : "?", t->place.line);
     grid.failed = true;
 }
 
@@ -245,7 +245,7 @@ static void thread_resume(struct thread *t) {
 #endif
 }
 
-/* ---- what kernels call --------------------------------------------------------------------------------------------------- */
+/* ---- what kernels call -------------------------------------------------------------------------------------------- */
 
 void *cuda_shared(void) {
     return grid.running->block->shared;
@@ -315,7 +315,7 @@ const uint64_t *cuda_on_cpu_exchange(unsigned mask, uint64_t mine, const char *f
     return w->slot[turn];
 }
 
-/* ---- the scheduler ------------------------------------------------------------------------------------------------------- */
+/* ---- the scheduler ------------------------------------------------------------------------------------------------ */
 
 static bool grid_prepare(void) {
     if (grid.stacks)

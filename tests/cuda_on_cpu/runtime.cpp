@@ -15,7 +15,7 @@ struct cuda_on_cpu_event {
     int unused;
 };
 
-/* ---- device memory ------------------------------------------------------------------------------------------------------- */
+/* ---- device memory ------------------------------------------------------------------------------------------------ */
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { HEAP = 1 };
@@ -141,10 +141,11 @@ cudaError_t cudaMemsetAsync(void *to, int byte, size_t n_bytes, cudaStream_t str
     return cudaSuccess;
 }
 
-/* ---- memory that is mapped ahead of need ---------------------------------------------------------------------------------- */
+/* ---- memory that is mapped ahead of need -------------------------------------------------------------------------- */
 
 /* Not guarded against the host, but unreadable by all until mapped. */
-static CUresult address_reserve(CUdeviceptr *out, size_t n_bytes, size_t alignment, CUdeviceptr hint, unsigned long long flags) {
+static CUresult address_reserve(CUdeviceptr *out, size_t n_bytes, size_t alignment, CUdeviceptr hint,
+                                unsigned long long flags) {
     (void)alignment, (void)hint, (void)flags;
     void *memory = mmap(NULL, n_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     *out = (CUdeviceptr)memory;
@@ -217,7 +218,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function, 
     return cudaSuccess;
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------------------------------ */
+/* ---- the rest ----------------------------------------------------------------------------------------------------- */
 
 const char *cudaGetErrorString(cudaError_t error) {
     switch (error) {
