@@ -42,6 +42,14 @@ STD     := -std=c11 -fopenmp -ffp-contract=off -fno-math-errno
 
 LAYERS  := base kernels engine train datasets analyze reports
 LIB_SRC := $(sort $(foreach d,$(LAYERS),$(shell find $(d) -name '*.c')))
+ifneq ($(findstring fuzzer,$(SAN)),)
+# For libFuzzer: clang may lack the run time of OpenMP, and parsers need no kernels.
+LIB_SRC := $(filter-out kernels/%,$(LIB_SRC)) kernels/kv_cache.c
+WARNINGS += -Wno-pass-failed # clang says where it did not vectorise
+FUZZ_MAIN := -fsanitize=fuzzer
+else
+FUZZ_MAIN = $(BUILD)/obj/tests/fuzz/replay.o -fopenmp
+endif
 CUDA_SRC := $(sort $(wildcard kernels/cuda/*.cu))
 ifeq ($(CUDA),1)
 # One object holds the machine code of every GPU that the toolkit knows among these, and portable code for later ones.
@@ -115,6 +123,12 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(COMMON)
 	@echo "  LD   $@"
 	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 
+# The style sheet and the script of report pages, and what their security policy says of them: SHA-256 in base64.
+sha256 = 'sha256-$(shell env printf "$$(sha256sum $(1) | cut -c 1-64 | sed 's/../\\x&/g')" | base64)'
+$(BUILD)/obj/reports/page_assets.o: reports/page.css reports/page.js
+$(BUILD)/obj/reports/page_assets.o: CPPFLAGS += -DPAGE_STYLE_HASH="\"$(call sha256,reports/page.css)\"" \
+                                                -DPAGE_SCRIPT_HASH="\"$(call sha256,reports/page.js)\""
+
 # The commit of the build, in one object.
 COMMIT  := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 $(BUILD)/obj/cli/cli.o: CPPFLAGS += -DSPKV_COMMIT='"$(COMMIT)"'
@@ -149,10 +163,12 @@ palindrome: deps ## train the palindrome test (5 seeds, four kinds of attention)
 	@scripts/palindrome $(PROGRAM) build/palindrome
 
 # Programs that read files of strangers run under the sanitizers too.
-SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome sequences \
+SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows recall palindrome ruler \
+             answer exercise chat sequences \
              sequence_ids profile layout statistics kv_cache ref ops session token_class report lora heatmap page \
              figure terminal safetensors_write schedule init state train_log train_ref attend_ref train_ops \
-             attend_ops training_curves batches bootstrap recommendation interchange paired rank cuda_on_cpu
+             attend_ops training_curves batches bootstrap recommendation interchange paired rank candidates tokens eval \
+             policies eviction evict_ops cuda_on_cpu
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test
@@ -193,6 +209,10 @@ bench-cuda: ## speed on a GPU, docs/results/speed_cuda.csv; SKIP and why without
 test-kill: tests ## kill -9 a recording run 50 times at random moments and compare
 	@scripts/kill-test $(or $(KILLS),50) 40000 $(PROGRAM) $(BUILD)/tests/tools/run_equal datasets/demo/model build/kill
 
+.PHONY: test-browser
+test-browser: $(PROGRAM) ## a report page in headless Chromium; pictures in build/browser
+	@status=0; scripts/test-browser $(PROGRAM) build/browser || status=$$?; [ $$status -eq 0 ] || [ $$status -eq 77 ]
+
 .PHONY: test-sanitized
 test-sanitized: export LSAN_OPTIONS = suppressions=tests/lsan.supp:print_suppressions=0
 test-sanitized: export OMP_NUM_THREADS = 2
@@ -208,11 +228,16 @@ $(BUILD)/tests/tools/%: $(BUILD)/obj/tests/tools/%.o $(BUILD)/libspkv.a
 $(BUILD)/tests/fuzz_%: $(BUILD)/obj/tests/fuzz_%.o $(BUILD)/obj/tests/fuzz/replay.o $(BUILD)/libspkv.a
 	@mkdir -p $(@D)
 	@echo "  LD   $@"
-	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(FUZZ_MAIN) $(BUILD)/libspkv.a $(LDLIBS)
 
 .PHONY: fuzz
 fuzz: deps ## fuzz every parser with libFuzzer (needs clang; FUZZ_SECONDS=60 each)
-	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
+	@command -v clang >/dev/null || { echo "fuzz: needs clang with libFuzzer (Debian: clang libclang-rt-14-dev)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory CC=clang SAN=fuzzer-no-link,address,undefined fuzz-built
+
+.PHONY: fuzz-built
+fuzz-built: $(FUZZERS)
+	@scripts/fuzz $(or $(FUZZ_SECONDS),60) build/fuzz $(FUZZERS)
 
 .PHONY: install
 install: all ## install build/spkv under $(prefix)

@@ -1,5 +1,6 @@
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -90,6 +91,17 @@ bool file_exists(const char *path) {
 bool file_is_dir(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool file_dir_is_empty(const char *path) {
+    DIR *dir = opendir(path);
+    int n = 0;
+    if (!dir)
+        return false;
+    while (n <= 2 && readdir(dir))
+        n++;
+    closedir(dir);
+    return n <= 2; /* . and .. */
 }
 
 char *file_join(const char *dir, const char *name, struct err *err) {

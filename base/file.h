@@ -25,6 +25,7 @@ int file_read_all(const char *path, size_t max_bytes, char **data, size_t *size,
 
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
+bool file_dir_is_empty(const char *path); /* a directory with nothing in it */
 
 /* Joins "dir" and "name" into a new string; free it. NULL and ERR_MEMORY on failure. */
 char *file_join(const char *dir, const char *name, struct err *err);

@@ -18,7 +18,10 @@ int cmd_show(int argc, char **argv);
 int cmd_report(int argc, char **argv);
 int cmd_recommend(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_compare(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_train(int argc, char **argv);
@@ -38,6 +41,7 @@ void cli_note(bool quiet, const char *format, ...) __attribute__((format(printf,
 /* Whether colours may be sent to this stream: a terminal, TERM not dumb, NO_COLOR not set (or empty). */
 bool cli_color(FILE *stream);
 bool cli_truecolor(void); /* COLORTERM says truecolor or 24bit */
+int cli_terminal_width(void); /* columns of standard output, 80 where it is no terminal */
 
 /* Flushes stdout and turns a failed write (full disk, closed pipe) into an error. */
 int cli_finish_stdout(struct err *err);

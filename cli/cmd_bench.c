@@ -97,8 +97,8 @@ static int feed_random(const struct loaded *l, struct session *s, int batch, int
         *counts = mem_alloc((size_t)batch, sizeof *counts, "slots", err);
     const int32_t **tokens = mem_alloc((size_t)batch, sizeof *tokens, "slots", err);
     int rc = ids && target && loss && slots && counts && tokens ? OK : ERR_MEMORY;
-    for (int at = 0; at < n && rc == OK; at += chunk) {
-        int step = n - at < chunk ? n - at : chunk;
+    for (int at = 0, step; at < n && rc == OK; at += step) {
+        step = policy_step(l->policy, session_length(s, 0), n - at < chunk ? n - at : chunk);
         for (int i = 0; i < batch; i++) {
             slots[i] = i;
             counts[i] = step;

@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/run_options.h"
-#include "engine/session.h"
+#include "engine/generation.h"
 
 struct generate_options {
     struct run_options_cli run;
@@ -80,13 +80,6 @@ static int read_prompt(const struct generate_options *o, const struct loaded *l,
     return rc;
 }
 
-static bool is_eos(const struct model_config *c, int32_t id) {
-    for (int i = 0; i < c->n_eos; i++)
-        if (c->eos_id[i] == id)
-            return true;
-    return false;
-}
-
 /* Bytes of `text` from `from` on that end in a complete character. */
 static size_t complete_until(const struct str *text, size_t from) {
     size_t end = text->len;
@@ -138,7 +131,7 @@ static int generate(const struct generate_options *o, const struct loaded *l, st
             g->prefill_seconds = (double)(clock_us() - start) * 1e-6;
             start = clock_us();
         }
-        if (is_eos(l->model->config, id) && !o->ignore_eos)
+        if (is_end_of_text(l->model->config, id) && !o->ignore_eos)
             break;
         if ((rc = mem_grow(&g->ids.data, &g->ids.cap, g->ids.len + 1, sizeof id, "tokens", err)) != OK)
             break;

@@ -3,8 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "analyze/comparison.h"
 #include "analyze/head_pattern.h"
@@ -16,7 +14,7 @@
 #include "cli/head_values.h"
 #include "engine/checkpoint.h"
 #include "reports/heatmap.h"
-#include "reports/terminal.h"
+#include "reports/terminal_map.h"
 
 enum { N_THRESHOLDS = 5, DEFAULT_WINDOW = 128 };
 static const double thresholds[N_THRESHOLDS] = {0.1, 0.25, 0.5, 0.75, 0.9};
@@ -214,7 +212,7 @@ static int draw(const struct import *in, struct err *err) {
     struct heatmap map = {.n_layers = in->pattern.n_layers, .n_kv_heads = in->pattern.n_kv_heads,
                           .values = in->pattern.value, .high = 1, .title = str_text(&title),
                           .value_title = "imported value", .missing = "no value", .caption = caption, .n_caption = 2};
-    struct canvas_fact facts[] = {{"Title", map.title}, {"Description", caption[0]}, {"Source", in->options->input},
+    struct picture_fact facts[] = {{"Title", map.title}, {"Description", caption[0]}, {"Source", in->options->input},
                                   {"Software", "spkv import"}};
     int rc = title.failed || origin.failed ? err_memory(err, "a caption", 0) : file_check_free(in->options->png,
                                                                                                 in->options->force, err);
@@ -228,16 +226,11 @@ static int draw(const struct import *in, struct err *err) {
     return rc;
 }
 
-static int terminal_width(void) {
-    struct winsize size;
-    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-}
-
 static void print_map(const struct import *in) {
     struct str text = {0};
     bool color = cli_color(stdout);
-    struct terminal_options options = {.color = color, .truecolor = color && cli_truecolor(), .width = terminal_width()};
-    struct terminal_map map = {"imported value", in->pattern.n_layers, in->pattern.n_kv_heads, in->pattern.value};
+    struct terminal_options options = {.color = color, .truecolor = color && cli_truecolor(), .width = cli_terminal_width()};
+    struct terminal_map map = {"imported value", in->pattern.n_layers, in->pattern.n_kv_heads, in->pattern.value, 0, 1};
     if (!color && !in->options->map)
         return;
     terminal_put_map(&map, &options, &text);

@@ -139,7 +139,7 @@ static void print_text(const struct profile_options *o, const struct loaded *l, 
     clock_format_duration(r->seconds, duration);
     printf("%s: %llu sequences, %llu tokens in %s (%.0f tok/s)\n", o->output, (unsigned long long)t->n_sequences,
            (unsigned long long)t->n_tok, duration, t->model_us ? (double)t->n_tok * 1e6 / (double)t->model_us : 0.0);
-    printf("  policy %s, loss %.4f nat/token", l->policy->name,
+    printf("  policy %s%s, loss %.4f nat/token", l->policy->name, l->policy->fitted ? ", predictor " PREDICTOR_FITTED : "",
            t->n_predicted ? t->nll_sum / (double)t->n_predicted : (double)NAN);
     if (r->n_left_window)
         printf(", long-range density %.1f %%", 100 * ratio(r->n_kept, r->n_left_window));

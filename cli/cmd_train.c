@@ -25,11 +25,15 @@ static void print_json(const struct train_options *o, const struct train_log_row
     json_decref(root);
 }
 
-static void print_text(const struct train_options *o, const struct train_log_row *r, double seconds) {
+static void print_text(const struct train_options *o, bool fitted, const struct train_log_row *r, double seconds) {
     char duration[32];
     clock_format_duration(seconds, duration);
-    printf("%s/checkpoint: %lld steps, %llu tokens in %s\n  loss %.4f nat/token", o->output, (long long)r->step,
-           (unsigned long long)r->n_tok, duration, r->loss);
+    printf("%s/checkpoint: %lld steps, %llu tokens in %s\n", o->output, (long long)r->step, (unsigned long long)r->n_tok,
+           duration);
+    if (fitted)
+        printf("  a predictor " PREDICTOR_FITTED ", mean squared error of the log utility %.4f", r->loss);
+    else
+        printf("  loss %.4f nat/token", r->loss);
     if (!isnan(r->long_range_density))
         printf(", long-range density %.1f %%", 100 * r->long_range_density);
     if (!isnan(r->eval_nll_hard))
@@ -75,7 +79,10 @@ static int train(const struct train_options *o, const char *command, struct err 
     if (complete)
         last = last_row(o->output, t.schedule.steps);
     if (rc == OK && (o->json || !complete)) {
-        (o->json ? print_json : print_text)(o, &last, seconds);
+        if (o->json)
+            print_json(o, &last, seconds);
+        else
+            print_text(o, t.schedule.target == TARGET_ORACLE, &last, seconds);
         rc = cli_finish_stdout(err);
     } else if (rc == ERR_INCOMPLETE)
         cli_note(o->quiet, "spkv train resume %s goes on from there", o->output);

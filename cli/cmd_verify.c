@@ -180,7 +180,7 @@ static int measure_all(struct verification *v, struct err *err) {
 static void find_chosen_here(struct verification *v) {
     for (size_t i = 0; i < v->n; i++) {
         struct verify_case *c = &v->cases[i];
-        c->chosen_here = c->layout && layout_chosen_on(c->layout, v->file_hashes);
+        c->chosen_here = c->layout && layout_chosen_on(c->layout, v->text.file_hashes);
         if (c->chosen_here)
             cli_note(false, "%s was chosen on files of this text: its figures flatter it (verify on other documents)",
                      c->layout_path);

@@ -177,6 +177,8 @@ void recommend_put_verdict(const struct recommend_view *v, struct str *out) {
         beyond |= in->contexts[c] > in->statistics->longest;
     if (beyond)
         str_printf(out, "~ extrapolated: nothing longer than %u tokens was profiled.\n", in->statistics->longest);
+    if (in->sinks == 0)
+        str_puts(out, "Local heads see no sinks here: most dense models break without their first tokens (--sinks 4).\n");
     str_puts(out, "Coverage alone does not order layouts: measure them on other text (spkv verify).\n");
 }
 

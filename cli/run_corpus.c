@@ -13,8 +13,6 @@
 #include "base/progress.h"
 #include "base/str.h"
 #include "cli/cli.h"
-#include "datasets/corpus.h"
-#include "datasets/sequences.h"
 #include "engine/session.h"
 #include "engine/token_class.h"
 
@@ -192,19 +190,31 @@ static void on_step(void *self, uint64_t n_tok) {
     progress_update(&r->progress, n_tok);
 }
 
-static int open_corpus(struct recording *r, int max_length, struct err *err) {
-    const struct corpus_options_cli *o = r->options;
+int corpus_max_length(const struct corpus_options_cli *o, const struct loaded *loaded) {
+    int limit = loaded->model->config->max_positions;
+    return o->max_length ? o->max_length : limit < DEFAULT_MAX_LENGTH ? limit : DEFAULT_MAX_LENGTH;
+}
+
+int corpus_open_sequences(const struct corpus_options_cli *o, const struct loaded *loaded, struct corpus **corpus,
+                          struct sequences **sequences, struct err *err) {
     struct corpus_options options = {.split_blank = o->split_blank, .stdin_jsonl = o->stdin_jsonl, .field = o->field};
-    struct sequence_options cut = {.max_length = (size_t)max_length, .stride = (size_t)o->stride, .limit = o->limit};
+    struct sequence_options cut = {.max_length = (size_t)corpus_max_length(o, loaded), .stride = (size_t)o->stride,
+                                   .limit = o->limit, .document_every = o->document_every,
+                                   .document_rest = o->document_rest};
+    *corpus = NULL;
+    *sequences = NULL;
+    int rc = corpus_open(o->corpora, o->n_corpora, &options, corpus, err);
+    for (size_t i = 0; rc == OK && i < corpus_n_files(*corpus); i++)
+        rc = corpus_hash_file(*corpus, i, err);
+    return rc == OK ? sequences_create(*corpus, loaded->tokenizer, &cut, sequences, err) : rc;
+}
+
+static int open_corpus(struct recording *r, struct err *err) {
+    const struct corpus_options_cli *o = r->options;
     for (size_t i = 0; i < o->n_corpora; i++)
         if (strcmp(o->corpora[i], "-") == 0 && (o->shard_given || o->resume))
             return err_set(err, ERR_USAGE, "", "standard input can be read only once: no --shard and no --resume with -");
-    int rc = corpus_open(o->corpora, o->n_corpora, &options, &r->corpus, err);
-    for (size_t i = 0; rc == OK && i < corpus_n_files(r->corpus); i++)
-        rc = corpus_hash_file(r->corpus, i, err);
-    if (rc == OK)
-        rc = sequences_create(r->corpus, r->loaded->tokenizer, &cut, &r->sequences, err);
-    return rc;
+    return corpus_open_sequences(o, r->loaded, &r->corpus, &r->sequences, err);
 }
 
 /* Arrays that a profile_meta borrows. */
@@ -212,6 +222,8 @@ struct meta_arrays {
     uint32_t *sliding, *head_window, *edges;
     int64_t *wide_edges;
     struct profile_source *sources;
+    char **corpus_names; /* (n_corpora) */
+    size_t n_corpora;
 };
 
 static void free_meta_arrays(struct meta_arrays *a) {
@@ -220,6 +232,9 @@ static void free_meta_arrays(struct meta_arrays *a) {
     free(a->edges);
     free(a->wide_edges);
     free(a->sources);
+    for (size_t i = 0; i < a->n_corpora; i++)
+        free(a->corpus_names[i]);
+    free(a->corpus_names);
 }
 
 static int fill_model_meta(const struct recording *r, struct profile_meta *m, struct meta_arrays *a, struct err *err) {
@@ -262,11 +277,37 @@ static void fill_policy_meta(const struct recording *r, struct profile_meta *m) 
     m->score = p->scores == SCORE_SIGMOID ? PROFILE_SCORE_SIGMOID
                : p->scores == SCORE_REAL  ? PROFILE_SCORE_REAL
                                           : PROFILE_SCORE_NONE;
+    m->score_min = p->score_min;
+    m->score_max = p->score_max;
     m->has_gates = p->gated;
+}
+
+/* As given, with the documents that were chosen: a run of others is another run. */
+static int name_corpora(const struct corpus_options_cli *o, struct meta_arrays *a, struct err *err) {
+    struct str chosen = {0};
+    if (o->document_every)
+        str_printf(&chosen, " (documents %severy %u from 0)", o->document_rest ? "but " : "", o->document_every);
+    int rc = chosen.failed || !(a->corpus_names = mem_alloc(o->n_corpora, sizeof *a->corpus_names, "corpora", err))
+                 ? ERR_MEMORY
+                 : OK;
+    for (; rc == OK && a->n_corpora < o->n_corpora; a->n_corpora++) {
+        struct str name = {0};
+        str_printf(&name, "%s%s", o->corpora[a->n_corpora], str_text(&chosen));
+        if (name.failed) {
+            rc = err_memory(err, "corpora", 0);
+            break;
+        }
+        a->corpus_names[a->n_corpora] = name.data;
+    }
+    str_free(&chosen);
+    return rc;
 }
 
 static int fill_corpus_meta(const struct recording *r, struct profile_meta *m, struct meta_arrays *a, struct err *err) {
     size_t n = corpus_n_files(r->corpus);
+    int rc = name_corpora(r->options, a, err);
+    if (rc != OK)
+        return rc;
     if (!(a->sources = mem_alloc(n, sizeof *a->sources, "corpus files", err)))
         return ERR_MEMORY;
     for (size_t i = 0; i < n; i++) {
@@ -274,7 +315,7 @@ static int fill_corpus_meta(const struct recording *r, struct profile_meta *m, s
         a->sources[i] = (struct profile_source){file->name, file->hash, file->corpus};
     }
     m->n_corpora = r->options->n_corpora;
-    m->corpus_names = (const char *const *)r->options->corpora;
+    m->corpus_names = (const char *const *)a->corpus_names;
     m->n_sources = n;
     m->sources = a->sources;
     if (m->record & PROFILE_RECORD_CLASSES) {
@@ -305,7 +346,7 @@ static int create_writer(struct recording *r, unsigned record, int max_length, c
     char host[256] = "", now[32];
     struct meta_arrays a = {0};
     struct profile_meta m = {.prefill = r->run->dense_prefill ? "dense" : "pruned",
-                             .chunk = (uint32_t)r->run->chunk,
+                             .chunk = (uint32_t)policy_step(l->policy, 0, r->run->chunk),
                              .batch = (uint32_t)r->run->batch,
                              .max_length = (uint32_t)max_length,
                              .stride = (uint32_t)r->options->stride,
@@ -384,11 +425,10 @@ int run_corpus(const struct run_options_cli *run, const struct corpus_options_cl
                unsigned record, const char *output, const char *command_line, struct corpus_result *result,
                struct err *err) {
     struct recording r = {.run = run, .options = corpus, .loaded = loaded, .result = result};
-    int limit = loaded->model->config->max_positions, rc;
-    int max_length = corpus->max_length ? corpus->max_length : limit < DEFAULT_MAX_LENGTH ? limit : DEFAULT_MAX_LENGTH;
+    int max_length = corpus_max_length(corpus, loaded), rc;
     uint64_t start = clock_us();
     *result = (struct corpus_result){0};
-    if ((rc = open_corpus(&r, max_length, err)) != OK)
+    if ((rc = open_corpus(&r, err)) != OK)
         goto out;
     if (record & PROFILE_RECORD_CLASSES && (rc = token_classes_create(loaded->tokenizer, &r.classes, err)) != OK)
         goto out;

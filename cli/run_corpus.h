@@ -8,6 +8,8 @@
 #include <stdint.h>
 
 #include "cli/run_options.h"
+#include "datasets/corpus.h"
+#include "datasets/sequences.h"
 #include "engine/run.h"
 
 /* Which text, cut how, and where the record goes. Strings are borrowed from argv. */
@@ -18,12 +20,22 @@ struct corpus_options_cli {
     bool split_blank, stdin_jsonl;
     int max_length, stride;  /* 0 = the smaller of 4096 and the model's limit; 0 = no overlap */
     uint64_t limit;          /* sequences, 0 = all */
+    uint32_t document_every; /* set by a command: of documents 0, n, 2 n, ... only, or of all but those; 0 = of all */
+    bool document_rest;
     int shard, n_shards;     /* i of n; 0 of 1 */
     bool shard_given, resume, force;
 };
 
 /* An argp child that fills a struct corpus_options_cli given as its input. */
 extern const struct argp corpus_options_argp;
+
+/* Tokens of a sequence at most: as asked for, or the default. */
+int corpus_max_length(const struct corpus_options_cli *corpus, const struct loaded *loaded);
+
+/* The sequences that run_corpus() runs; hashes of files are known. sequences_free() and corpus_close() both, also after an
+ * error. */
+int corpus_open_sequences(const struct corpus_options_cli *options, const struct loaded *loaded, struct corpus **corpus,
+                          struct sequences **sequences, struct err *err);
 
 /* What a recorded run came to. */
 struct corpus_result {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analyze/head_pattern.h"
 #include "analyze/layout.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -29,8 +30,9 @@ enum {
 
 static const struct argp_option argp_options[] = {
     {"policy", KEY_POLICY, "NAME[:KEY=VALUE,...]", 0,
-     "which pairs the cache keeps: full, window, random:density=X, spkv, "
-     "layout:file=F (default: spkv when the checkpoint has a predictor, else full)",
+     "which pairs the cache keeps: full, window, random:density=X, spkv, layout:file=F, keynorm:threshold=X, "
+     "duo:file=F, gates:file=DIR, oracle:threshold=X, and with :budget=X h2o, tova, snapkv, expected-attention (default: "
+     "spkv when the checkpoint has a predictor, else full)",
      10},
     {"predictor", KEY_PREDICTOR, "DIR", 0, "utility predictor in a directory of its own", 10},
     {"window", KEY_WINDOW, "N", 0, "tokens that are always visible, the current one included (the predictor's, else 128)",
@@ -159,11 +161,37 @@ static int load_layout(void *self, const char *path, struct policy_layout *out, 
     return rc;
 }
 
+/* Reads another tool's head scores for the duo policy and checks that they fit the model. */
+static int load_pattern(void *self, const char *path, struct policy_pattern *out, struct err *err) {
+    const struct model_config *c = checkpoint_config(self);
+    struct head_pattern pattern = {0};
+    char hash[33], *file = file_is_dir(path) ? file_join(path, "full_attention_heads.tsv", err) : mem_strdup(path, err);
+    *out = (struct policy_pattern){0};
+    int rc = file ? head_pattern_read(file, HEAD_PATTERN_DUO_ATTENTION, (uint32_t)c->n_kv_heads, &pattern, err) : ERR_MEMORY;
+    if (rc == OK && (pattern.n_layers != (uint32_t)c->n_layers || pattern.n_kv_heads != (uint32_t)c->n_kv_heads))
+        rc = err_set(err, ERR_INPUT, path, "has %u layers x %u KV heads, the model %d x %d: is it a file of another model?",
+                     pattern.n_layers, pattern.n_kv_heads, c->n_layers, c->n_kv_heads);
+    if (rc == OK)
+        rc = file_hash(file, hash, err);
+    if (rc == OK && !(out->hash = mem_strdup(hash, err)))
+        rc = ERR_MEMORY;
+    if (rc == OK) {
+        out->window = (int)pattern.window;
+        out->sinks = (int)pattern.sinks;
+        out->value = pattern.value;
+        pattern.value = NULL;
+    }
+    head_pattern_free(&pattern);
+    free(file);
+    return rc;
+}
+
 int loaded_policy(const struct loaded *l, const struct run_options_cli *o, const char *spec, struct policy **out,
                   struct err *err) {
     struct policy_request request = {
         .model = checkpoint_config(l->checkpoint), .predictor = checkpoint_predictor(l->checkpoint), .window = o->window,
-        .sinks = o->sinks, .threshold = o->threshold, .seed = o->seed, .load_layout = load_layout, .self = l->checkpoint};
+        .sinks = o->sinks, .threshold = o->threshold, .seed = o->seed, .load_layout = load_layout,
+        .load_pattern = load_pattern, .self = l->checkpoint, .model_dir = o->model};
     return policy_create(spec, &request, out, err);
 }
 
@@ -183,6 +211,8 @@ int loaded_open(const struct run_options_cli *o, bool need_tokenizer, struct loa
         const char *spec = o->policy ? o->policy : checkpoint_predictor(l->checkpoint) ? "spkv" : "full";
         rc = loaded_policy(l, o, spec, &l->policy, err);
     }
+    if (rc == OK)
+        rc = policy_check(l->policy, err);
     if (rc == OK && need_tokenizer)
         rc = open_tokenizer(o, l, err);
     if (rc == OK && checkpoint_warning(l->checkpoint))

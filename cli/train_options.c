@@ -191,17 +191,17 @@ void train_options_parse(int argc, char **argv, struct train_options *o) {
     argp_parse(&argp, argc, argv, 0, NULL, o);
 }
 
-/* Where the path begins in "layout:...file=PATH...", or NULL. */
-static char *find_layout_path(char *policy) {
-    for (char *p = strncmp(policy, "layout:", 7) == 0 ? policy + 6 : NULL; p; p = strchr(p + 1, ','))
+/* Where the path begins in "NAME:...file=PATH...", or NULL. */
+static char *find_path(char *policy) {
+    for (char *p = strchr(policy, ':'); p; p = strchr(p + 1, ','))
         if (strncmp(p + 1, "file=", 5) == 0)
             return p + 6;
     return NULL;
 }
 
-/* The run may be resumed from another folder: a layout gets its absolute path. */
-static int make_layout_absolute(struct schedule *s, const char *where, struct err *err) {
-    char *path = find_layout_path(s->policy), *given, *absolute;
+/* The run may be resumed from another folder: the file of a policy gets its absolute path. */
+static int make_path_absolute(struct schedule *s, const char *where, struct err *err) {
+    char *path = find_path(s->policy), *given, *absolute;
     struct str policy = {0};
     int rc = OK;
     if (!path)
@@ -214,7 +214,7 @@ static int make_layout_absolute(struct schedule *s, const char *where, struct er
     else
         str_printf(&policy, "%.*s%s%s", (int)(path - s->policy), s->policy, absolute, path + n);
     if (rc == OK && (policy.failed || policy.len >= sizeof s->policy || strchr(absolute, ',')))
-        rc = err_set(err, ERR_INPUT, where, "the path in \"policy\" is too long, or has a comma (%s): move the layout",
+        rc = err_set(err, ERR_INPUT, where, "the path in \"policy\" is too long, or has a comma (%s): move the file",
                      absolute);
     if (rc == OK) {
         memset(s->policy, 0, sizeof s->policy); /* schedules are compared as bytes */
@@ -233,13 +233,23 @@ const char *train_options_policy_file(const struct train_options *o) {
     return o->schedule_file;
 }
 
-int train_options_schedule(const struct train_options *o, struct schedule *s, struct err *err) {
+/* The file and the settings over what is there. */
+static int apply(const struct train_options *o, struct schedule *s, struct err *err) {
     int rc = OK;
-    *s = schedule_default();
     if (o->schedule_file)
         rc = schedule_read(o->schedule_file, s, err);
     for (size_t i = 0; rc == OK && i < o->n_settings; i++)
         rc = schedule_set(s, o->settings[i].key, o->settings[i].value, err);
+    return rc;
+}
+
+int train_options_schedule(const struct train_options *o, struct schedule *s, struct err *err) {
+    *s = schedule_default();
+    int rc = apply(o, s, err);
+    if (rc == OK && s->target == TARGET_ORACLE) { /* which has other defaults */
+        *s = schedule_default_oracle();
+        rc = apply(o, s, err);
+    }
     if (rc == OK && o->batch_tok > 0 && o->batch_tok < s->context_len)
         rc = err_set(err, ERR_USAGE, "", "--batch-tok: %lld tokens are less than one sequence of %d",
                      (long long)o->batch_tok, s->context_len);
@@ -248,6 +258,6 @@ int train_options_schedule(const struct train_options *o, struct schedule *s, st
     if (rc == OK && o->batch_tok > 0)
         s->sequences = (int)(o->batch_tok / s->context_len);
     if (rc == OK)
-        rc = make_layout_absolute(s, o->schedule_file ? o->schedule_file : "", err);
+        rc = make_path_absolute(s, o->schedule_file ? o->schedule_file : "", err);
     return rc == OK ? schedule_check(s, o->schedule_file ? o->schedule_file : "", err) : rc;
 }

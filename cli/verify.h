@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "analyze/layout.h"
-#include "analyze/paired.h"
+#include "cli/figures.h"
 #include "cli/run_corpus.h"
 #include "cli/run_options.h"
 
@@ -38,20 +38,6 @@ struct verify_options {
     bool keep_models;
 };
 
-/* What a case came to. */
-struct figures {
-    bool there;
-    struct document_losses losses;
-    uint64_t n_sequences, n_tok, n_predicted;
-    double nll;                        /* nat per predicted token */
-    double read_fraction, long_range_density;
-    double kv_bytes_used, kv_bytes_allocated, kv_bytes_full; /* mean over sequences, after the last token */
-    double decode_tok_per_s;           /* NaN = not timed */
-    struct estimate nll_change;        /* against full attention of the same column */
-    struct estimate against;           /* change against the case of --against; NaN = none */
-    struct estimate gap_recovered;     /* between the window alone and full attention of the same column */
-};
-
 enum verify_column { COLUMN_ZERO_SHOT, COLUMN_HEALED, N_COLUMNS };
 extern const char *const verify_column_names[N_COLUMNS]; /* "zero_shot", "healed" */
 
@@ -73,8 +59,7 @@ struct verification {
     struct verify_case *cases;
     size_t n, cap;
     uint32_t window, far_from; /* the gap is looked at from position 2 * window on */
-    json_t *text;             /* corpora, hash, max_length: what was measured on; NULL before the first run */
-    json_t *file_hashes;      /* of its files */
+    struct measured_text text;
     double gap[N_COLUMNS];    /* window over full, minus 1 */
     double rank_correlation;  /* of the losses of the window and the layouts in both columns; NaN = no healing */
 };

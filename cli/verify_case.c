@@ -1,9 +1,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
-#include "analyze/statistics.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -20,15 +18,6 @@ char *verify_path(const struct verification *v, const char *folder, const char *
     if (path.failed)
         err_memory(err, "a path", strlen(name));
     return path.data;
-}
-
-/* What cannot stand in a file name becomes "_". */
-static char *plain_name(const char *text, size_t n, struct err *err) {
-    char *name = mem_strndup(text, n, err);
-    for (char *p = name; p && *p; p++)
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.=+", *p))
-            *p = '_';
-    return name;
 }
 
 static int add_case(struct verification *v, const char *name, size_t n_name, const char *policy, struct verify_case **out,
@@ -54,6 +43,8 @@ int verify_add_policy(struct verification *v, const char *name, const char *poli
     struct policy *resolved;
     int rc = loaded_policy(&v->loaded, &v->options->run, policy, &resolved, err); /* mistakes show before the first run */
     if (rc == OK)
+        rc = policy_check(resolved, err);
+    if (resolved)
         policy_free(resolved);
     return rc == OK ? add_case(v, name, strlen(name), policy, &c, err) : rc;
 }
@@ -104,96 +95,41 @@ void verify_free_cases(struct verification *v) {
             document_losses_free(&v->cases[i].figures[k].losses);
     }
     free(v->cases);
-    json_decref(v->text);
-    json_decref(v->file_hashes);
+    measured_text_free(&v->text);
 }
 
 /* --- figures ---------------------------------------------------------------------------------------------------------- */
 
-/* Of the hashes of all files, in their order: one for the text. */
-static json_t *hash_of_hashes(const json_t *hashes) {
-    struct str joined = {0};
-    XXH128_canonical_t canonical;
-    char hex[33];
-    size_t i;
-    const json_t *entry;
-    json_array_foreach(hashes, i, entry)
-        str_puts(&joined, json_string_value(entry));
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(str_text(&joined), joined.len));
-    for (i = 0; i < sizeof canonical.digest; i++)
-        snprintf(hex + 2 * i, 3, "%02x", canonical.digest[i]);
-    str_free(&joined);
-    return json_string(hex);
-}
-
-/* What was measured on. */
-static int describe_text(struct verification *v, const struct profile *profile, struct err *err) {
-    const struct profile_meta *meta = profile_meta(profile);
-    json_t *corpora = json_array();
-    v->file_hashes = json_array();
-    for (size_t i = 0; i < meta->n_corpora; i++)
-        json_array_append_new(corpora, json_string(meta->corpus_names[i]));
-    for (size_t i = 0; i < meta->n_sources; i++)
-        json_array_append_new(v->file_hashes, json_string(meta->sources[i].hash));
-    v->text = json_pack("{s:o, s:I, s:o, s:I, s:I, s:s}", "corpora", corpora, "n_files", (json_int_t)meta->n_sources,
-                        "text_hash", hash_of_hashes(v->file_hashes), "max_length", (json_int_t)meta->max_length, "stride",
-                        (json_int_t)meta->stride, "prefill", meta->prefill);
-    return v->text ? OK : err_memory(err, "a description of the text", 0);
-}
-
-static int read_figures(struct verification *v, const char *path, struct figures *f, struct err *err) {
-    struct profile *profile;
-    struct statistics s = {0};
-    int rc = profile_open(path, &profile, err);
-    if (rc == OK)
-        rc = document_losses_read(profile, v->far_from, &f->losses, err);
-    if (rc == OK)
-        rc = statistics_compute(profile, -1, &s, err);
-    if (rc == OK && !v->text)
-        rc = describe_text(v, profile, err);
-    if (rc == OK) {
-        double n = (double)s.n_sequences;
-        f->n_sequences = s.n_sequences;
-        f->n_tok = s.n_tokens;
-        f->n_predicted = s.n_predicted;
-        f->nll = statistics_nll(&s);
-        f->read_fraction = head_read_fraction(&s.total);
-        f->long_range_density = head_long_density(&s.total);
-        f->kv_bytes_used = (double)s.cache_bytes_used / n;
-        f->kv_bytes_allocated = (double)s.cache_bytes_allocated / n;
-        f->kv_bytes_full = (double)s.cache_bytes_full / n;
-    }
-    statistics_free(&s);
-    profile_close(profile);
+int verify_read(struct verification *v, struct verify_case *c, enum verify_column column, struct err *err) {
+    char *path = verify_path(v, verify_column_names[column], c->name, ".h5", err);
+    int rc = path ? figures_read(path, v->far_from, &c->figures[column], &v->text, err) : ERR_MEMORY;
+    free(path);
     return rc;
 }
 
-int verify_read(struct verification *v, struct verify_case *c, enum verify_column column, struct err *err) {
-    struct figures *f = &c->figures[column];
-    char *path = verify_path(v, verify_column_names[column], c->name, ".h5", err);
-    int rc = path ? read_figures(v, path, f, err) : ERR_MEMORY;
-    f->decode_tok_per_s = NAN;
-    f->there = rc == OK;
-    free(path);
+static int time_decoding(const struct verification *v, const struct loaded *loaded, const struct verify_case *c,
+                         const char *path, double *tok_per_s, struct err *err) {
+    struct policy *policy;
+    int rc = loaded_policy(loaded, &v->options->run, c->policy, &policy, err);
+    if (rc != OK)
+        return rc;
+    if (policy->scorer != SCORER_GIVEN) /* that is for text that is all there */
+        rc = decode_speed(loaded, policy, path, v->options->decode_context, v->options->run.chunk, tok_per_s, err);
+    policy_free(policy);
     return rc;
 }
 
 int verify_measure(struct verification *v, const struct loaded *loaded, struct verify_case *c, enum verify_column column,
                    struct err *err) {
     const struct verify_options *o = v->options;
-    struct figures *f = &c->figures[column];
-    struct loaded own = *loaded;
-    struct corpus_result result;
     char *path = verify_path(v, verify_column_names[column], c->name, ".h5", err);
-    own.policy = NULL;
-    int rc = path ? loaded_policy(loaded, &o->run, c->policy, &own.policy, err) : ERR_MEMORY;
-    if (rc == OK)
-        rc = run_corpus(&o->run, &o->corpus, &own, PROFILE_RECORD_TOKENS, path, v->command, &result, err);
+    const struct measurement m = {.run = &o->run, .corpus = &o->corpus, .loaded = loaded, .policy = c->policy, .path = path,
+                                  .command = v->command};
+    int rc = path ? measurement_run(&m, PROFILE_RECORD_TOKENS, err) : ERR_MEMORY;
     if (rc == OK)
         rc = verify_read(v, c, column, err);
     if (rc == OK && o->decode_context > 0)
-        rc = decode_speed(loaded, own.policy, path, o->decode_context, o->run.chunk, &f->decode_tok_per_s, err);
-    policy_free(own.policy);
+        rc = time_decoding(v, loaded, c, path, &c->figures[column].decode_tok_per_s, err);
     free(path);
     return rc;
 }
@@ -209,19 +145,14 @@ int verify_compare(struct verification *v, enum verify_column column, struct err
     const struct resampling resampling = {.seed = v->options->run.seed, .n = v->options->n_resamples, .level = 0.95};
     const struct verify_case *full = &v->cases[CASE_FULL], *window = &v->cases[CASE_WINDOW],
                              *against = verify_find(v, v->options->against);
-    const struct document_losses *top = &full->figures[column].losses, *bottom = &window->figures[column].losses;
+    const struct figures *top = &full->figures[column], *bottom = &window->figures[column];
     int rc = OK;
     for (size_t i = 0; rc == OK && i < v->n; i++) {
         struct figures *f = &v->cases[i].figures[column];
-        rc = document_losses_check(top, full->name, &f->losses, v->cases[i].name, err);
-        if (rc == OK)
-            rc = paired_nll_change(&f->losses, top, &resampling, &f->nll_change, err);
-        f->against = (struct estimate){NAN, NAN, NAN};
+        rc = figures_compare(f, v->cases[i].name, top, full->name, bottom, &resampling, err);
         if (rc == OK && against)
             rc = paired_nll_change(&f->losses, &against->figures[column].losses, &resampling, &f->against, err);
-        if (rc == OK)
-            rc = paired_gap_recovered(&f->losses, bottom, top, &resampling, &f->gap_recovered, err);
     }
-    v->gap[column] = rc == OK ? paired_gap(bottom, top) : (double)NAN;
+    v->gap[column] = rc == OK ? paired_gap(&bottom->losses, &top->losses) : (double)NAN;
     return rc;
 }

@@ -9,24 +9,6 @@
 
 /* --- the text it was chosen on ---------------------------------------------------------------------------------------- */
 
-static bool holds(const json_t *array, const char *text) {
-    size_t i;
-    const json_t *entry;
-    json_array_foreach(array, i, entry)
-        if (*text && json_is_string(entry) && strcmp(json_string_value(entry), text) == 0)
-            return true;
-    return false;
-}
-
-static bool share_one(const json_t *a, const json_t *b) {
-    size_t i;
-    const json_t *entry;
-    json_array_foreach(a, i, entry)
-        if (json_is_string(entry) && holds(b, json_string_value(entry)))
-            return true;
-    return false;
-}
-
 /* Whether the profile that a layout names, where it still lies there, was made of files among these. */
 static bool profile_shares(const char *path, const json_t *hashes) {
     struct err ignored = {0};
@@ -36,14 +18,14 @@ static bool profile_shares(const char *path, const json_t *hashes) {
         return false;
     const struct profile_meta *meta = profile_meta(profile);
     for (size_t i = 0; i < meta->n_sources && !found; i++)
-        found = holds(hashes, meta->sources[i].hash);
+        found = hashes_hold(hashes, meta->sources[i].hash);
     profile_close(profile);
     return found;
 }
 
 bool layout_chosen_on(const struct layout *layout, const json_t *file_hashes) {
     const json_t *made_by = layout->made_by, *profiles = json_object_get(made_by, "profiles"), *entry;
-    bool found = share_one(json_object_get(made_by, "corpus_hashes"), file_hashes) ||
+    bool found = hashes_meet(json_object_get(made_by, "corpus_hashes"), file_hashes) ||
                  profile_shares(json_string_value(json_object_get(made_by, "profile")), file_hashes);
     size_t i;
     json_array_foreach(profiles, i, entry)

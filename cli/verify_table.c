@@ -28,7 +28,7 @@ static void put_provenance(const struct verification *v, enum verify_column colu
     json_object_set_new(object, "n_resamples", json_integer(v->options->n_resamples));
     json_object_set_new(object, "model_hash", json_string(checkpoint_model_hash(v->loaded.checkpoint)));
     json_object_set_new(object, "dtype", json_string(v->loaded.dtype_name));
-    json_object_update(object, v->text);
+    json_object_update(object, v->text.description);
     json_object_set_new(object, "program", json_string(program));
     json_object_set_new(object, "time", json_string(now));
     if (column == COLUMN_HEALED)
@@ -71,7 +71,7 @@ void verify_print_json(const struct verification *v) {
         }
         json_array_append_new(cases, entry);
     }
-    json_t *root = json_pack("{s:s, s:i, s:O, s:o, s:o}", "schema", "spkv-verify", "version", 1, "text", v->text, "cases",
+    json_t *root = json_pack("{s:s, s:i, s:O, s:o, s:o}", "schema", "spkv-verify", "version", 1, "text", v->text.description, "cases",
                              cases, "rank_correlation", json_finite(v->rank_correlation));
     json_dumpf(root, stdout, JSON_INDENT(1));
     putchar('\n');

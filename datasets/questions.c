@@ -34,7 +34,7 @@ static const char *choice_part(const json_t *choices, size_t i, const char *part
     return json_string_value(json_is_object(item) ? json_object_get(item, part) : item);
 }
 
-static int choice_text(const struct row_context *c, const json_t *choices, size_t i, const char **out, struct err *err) {
+static int choice_text_of(const struct row_context *c, const json_t *choices, size_t i, const char **out, struct err *err) {
     *out = choice_part(choices, i, "text");
     return *out ? OK : err_set(err, ERR_INPUT, c->where, "\"choices\": choice %zu has no text", i);
 }
@@ -72,24 +72,34 @@ static int gold_by_number(const struct row_context *c, const char *key, long bas
     return OK;
 }
 
-/* Prompt, then the gold answer after a space. */
-static int put_question(struct row_texts *texts, const struct str *prompt, const char *answer, struct err *err) {
-    int rc = prompt->failed ? err_memory(err, "a prompt", prompt->len) : row_text_begin(texts, err);
-    if (rc != OK)
-        return rc;
-    str_append(&texts->bytes, str_text(prompt), prompt->len);
-    row_text_prompt_ends(texts);
-    str_putc(&texts->bytes, ' ');
-    str_puts(&texts->bytes, answer);
-    return row_text_end(texts, err);
+/* The context of a question; its choices follow. */
+static int put_context(struct choice_question *q, const struct str *context, struct err *err) {
+    return context->failed ? err_memory(err, "a prompt", context->len)
+                           : text_list_add(&q->contexts, str_text(context), context->len, err);
 }
 
-/* "Question: q\nAnswer: a". */
-static int put_plain_question(struct row_texts *texts, const char *question, const char *answer, struct err *err) {
-    struct str prompt = {0};
-    str_printf(&prompt, "Question: %s\nAnswer:", question);
-    int rc = put_question(texts, &prompt, answer, err);
-    str_free(&prompt);
+static int put_choice(struct choice_question *q, const char *choice, struct err *err) {
+    q->n_choices++;
+    return text_list_add(&q->continuations, choice, strlen(choice), err);
+}
+
+/* "Question: q\nAnswer:". */
+static int put_plain_context(struct choice_question *q, const char *question, struct err *err) {
+    struct str context = {0};
+    str_printf(&context, "Question: %s\nAnswer:", question);
+    int rc = put_context(q, &context, err);
+    str_free(&context);
+    return rc;
+}
+
+/* The texts of all choices. */
+static int put_choices(const struct row_context *c, const json_t *choices, struct choice_question *q, struct err *err) {
+    int rc = OK;
+    for (size_t i = 0; rc == OK && i < n_choices(choices); i++) {
+        const char *text;
+        if ((rc = choice_text_of(c, choices, i, &text, err)) == OK)
+            rc = put_choice(q, text, err);
+    }
     return rc;
 }
 
@@ -106,19 +116,22 @@ static void put_stripped(struct str *s, const char *text) {
     str_append(s, text, n);
 }
 
-/* "A. choice" lines, then "Answer:". */
-static int put_lettered(const struct row_context *c, const json_t *choices, struct str *prompt, struct err *err) {
+/* "A. choice" lines, then "Answer:"; the choices are the letters. */
+static int put_lettered(const struct row_context *c, const json_t *choices, struct str *prompt, struct choice_question *q,
+                        struct err *err) {
     if (n_choices(choices) < 2 || n_choices(choices) > 26)
         return err_set(err, ERR_INPUT, c->where, "\"choices\" holds %zu answers, expected 2 to 26", n_choices(choices));
     for (size_t i = 0; i < n_choices(choices); i++) {
         const char *text;
-        int rc = choice_text(c, choices, i, &text, err);
+        int rc = choice_text_of(c, choices, i, &text, err);
+        if (rc == OK)
+            rc = put_choice(q, (char[]){(char)('A' + i), 0}, err);
         if (rc != OK)
             return rc;
         str_printf(prompt, "\n%c. %s", (int)('A' + i), text);
     }
     str_puts(prompt, "\nAnswer:");
-    return OK;
+    return put_context(q, prompt, err);
 }
 
 /* --- ARC, CommonsenseQA, MMLU --- */
@@ -132,15 +145,13 @@ bool question_is_arc(const json_t *row) {
     return has_labelled_choices(row);
 }
 
-int question_render_arc(const struct row_context *c, struct row_texts *texts, struct err *err) {
-    struct question q;
-    const char *answer;
-    size_t gold;
+int question_read_arc(const struct row_context *c, struct choice_question *q, struct err *err) {
+    struct question from;
     int rc;
-    if ((rc = read_question(c, &q, err)) != OK || (rc = gold_by_label(c, q.choices, &gold, err)) != OK ||
-        (rc = choice_text(c, q.choices, gold, &answer, err)) != OK)
+    if ((rc = read_question(c, &from, err)) != OK || (rc = gold_by_label(c, from.choices, &q->gold, err)) != OK ||
+        (rc = put_plain_context(q, from.text, err)) != OK)
         return rc;
-    return put_plain_question(texts, q.text, answer, err);
+    return put_choices(c, from.choices, q, err);
 }
 
 bool question_is_commonsenseqa(const json_t *row) {
@@ -148,18 +159,15 @@ bool question_is_commonsenseqa(const json_t *row) {
            (json_has(row, "question_concept") || json_has(json_object_get(row, "question"), "question_concept"));
 }
 
-int question_render_commonsenseqa(const struct row_context *c, struct row_texts *texts, struct err *err) {
-    struct question q;
+int question_read_commonsenseqa(const struct row_context *c, struct choice_question *q, struct err *err) {
+    struct question from;
     struct str prompt = {0};
-    size_t gold;
     int rc;
-    if ((rc = read_question(c, &q, err)) != OK || (rc = gold_by_label(c, q.choices, &gold, err)) != OK)
+    if ((rc = read_question(c, &from, err)) != OK || (rc = gold_by_label(c, from.choices, &q->gold, err)) != OK)
         return rc;
     str_puts(&prompt, "Question: ");
-    put_stripped(&prompt, q.text);
-    rc = put_lettered(c, q.choices, &prompt, err);
-    if (rc == OK)
-        rc = put_question(texts, &prompt, (char[]){(char)('A' + gold), 0}, err);
+    put_stripped(&prompt, from.text);
+    rc = put_lettered(c, from.choices, &prompt, q, err);
     str_free(&prompt);
     return rc;
 }
@@ -168,27 +176,24 @@ bool question_is_mmlu(const json_t *row) {
     return json_has(row, "question") && json_is_array(json_object_get(row, "choices")) && json_has(row, "answer");
 }
 
-/* With a "subject" the prompt begins with the set's heading. */
-int question_render_mmlu(const struct row_context *c, struct row_texts *texts, struct err *err) {
-    struct question q;
+/* A "subject" gives the set's heading. */
+int question_read_mmlu(const struct row_context *c, struct choice_question *q, struct err *err) {
+    struct question from;
     struct str prompt = {0};
     const char *subject = NULL;
-    size_t gold;
     int rc;
-    if ((rc = read_question(c, &q, err)) != OK ||
+    if ((rc = read_question(c, &from, err)) != OK ||
         (rc = json_get_string(c->row, "subject", &subject, c->where, err)) != OK ||
-        (rc = gold_by_number(c, "answer", 0, true, n_choices(q.choices), &gold, err)) != OK)
+        (rc = gold_by_number(c, "answer", 0, true, n_choices(from.choices), &q->gold, err)) != OK)
         return rc;
     if (subject) {
-        str_puts(&prompt, "The following are multiple choice questions (with answers) about ");
+        str_puts(&q->heading, "The following are multiple choice questions (with answers) about ");
         for (const char *p = subject; *p; p++)
-            str_putc(&prompt, *p == '_' ? ' ' : *p);
-        str_puts(&prompt, ".\n\n");
+            str_putc(&q->heading, *p == '_' ? ' ' : *p);
+        str_puts(&q->heading, ".\n\n");
     }
-    put_stripped(&prompt, q.text);
-    rc = put_lettered(c, q.choices, &prompt, err);
-    if (rc == OK)
-        rc = put_question(texts, &prompt, (char[]){(char)('A' + gold), 0}, err);
+    put_stripped(&prompt, from.text);
+    rc = put_lettered(c, from.choices, &prompt, q, err);
     str_free(&prompt);
     return rc;
 }
@@ -199,19 +204,20 @@ bool question_is_boolq(const json_t *row) {
     return json_has(row, "passage") && json_has(row, "question");
 }
 
-int question_render_boolq(const struct row_context *c, struct row_texts *texts, struct err *err) {
+int question_read_boolq(const struct row_context *c, struct choice_question *q, struct err *err) {
     const char *passage, *question;
     const json_t *answer = json_object_get(c->row, "answer");
-    size_t gold = json_is_true(answer);
     struct str prompt = {0};
     int rc;
+    q->gold = json_is_true(answer);
     if ((rc = row_string(c->row, "passage", &passage, c->where, err)) != OK ||
         (rc = row_string(c->row, "question", &question, c->where, err)) != OK)
         return rc;
-    if (!json_is_boolean(answer) && (rc = gold_by_number(c, "label", 0, false, 2, &gold, err)) != OK)
+    if (!json_is_boolean(answer) && (rc = gold_by_number(c, "label", 0, false, 2, &q->gold, err)) != OK)
         return rc;
     str_printf(&prompt, "%s\nQuestion: %s?\nAnswer:", passage, question);
-    rc = put_question(texts, &prompt, gold ? "yes" : "no", err);
+    if ((rc = put_context(q, &prompt, err)) == OK && (rc = put_choice(q, "no", err)) == OK)
+        rc = put_choice(q, "yes", err);
     str_free(&prompt);
     return rc;
 }
@@ -220,15 +226,16 @@ bool question_is_piqa(const json_t *row) {
     return json_has(row, "goal") && json_has(row, "sol1") && json_has(row, "sol2");
 }
 
-int question_render_piqa(const struct row_context *c, struct row_texts *texts, struct err *err) {
-    const char *goal, *solution;
-    size_t gold;
+int question_read_piqa(const struct row_context *c, struct choice_question *q, struct err *err) {
+    const char *goal, *solution[2];
     int rc;
     if ((rc = row_string(c->row, "goal", &goal, c->where, err)) != OK ||
-        (rc = gold_by_number(c, "label", 0, false, 2, &gold, err)) != OK ||
-        (rc = row_string(c->row, gold ? "sol2" : "sol1", &solution, c->where, err)) != OK)
+        (rc = gold_by_number(c, "label", 0, false, 2, &q->gold, err)) != OK ||
+        (rc = row_string(c->row, "sol1", &solution[0], c->where, err)) != OK ||
+        (rc = row_string(c->row, "sol2", &solution[1], c->where, err)) != OK ||
+        (rc = put_plain_context(q, goal, err)) != OK || (rc = put_choice(q, solution[0], err)) != OK)
         return rc;
-    return put_plain_question(texts, goal, solution, err);
+    return put_choice(q, solution[1], err);
 }
 
 bool question_is_gsm8k(const json_t *row) {
@@ -241,34 +248,45 @@ int question_render_gsm8k(const struct row_context *c, struct row_texts *texts, 
     if ((rc = row_string(c->row, "question", &question, c->where, err)) != OK ||
         (rc = row_string(c->row, "answer", &answer, c->where, err)) != OK)
         return rc;
-    return put_plain_question(texts, question, answer, err);
+    if ((rc = row_text_begin(texts, err)) != OK)
+        return rc;
+    str_printf(&texts->bytes, "Question: %s\nAnswer:", question);
+    row_text_prompt_ends(texts);
+    str_printf(&texts->bytes, " %s", answer);
+    return row_text_end(texts, err);
 }
 
-/* --- WinoGrande: two prompts, one continuation; the gold prompt is taken --- */
+/* --- WinoGrande: two contexts, one continuation --- */
 
 bool question_is_winogrande(const json_t *row) {
     return json_has(row, "sentence") && json_has(row, "option1") && json_has(row, "option2");
 }
 
-int question_render_winogrande(const struct row_context *c, struct row_texts *texts, struct err *err) {
-    const char *sentence, *option;
-    size_t gold;
+int question_read_winogrande(const struct row_context *c, struct choice_question *q, struct err *err) {
+    const char *sentence, *option[2];
+    struct str text = {0};
     int rc;
     if ((rc = row_string(c->row, "sentence", &sentence, c->where, err)) != OK ||
-        (rc = gold_by_number(c, "answer", 1, false, 2, &gold, err)) != OK ||
-        (rc = row_string(c->row, gold ? "option2" : "option1", &option, c->where, err)) != OK)
+        (rc = gold_by_number(c, "answer", 1, false, 2, &q->gold, err)) != OK ||
+        (rc = row_string(c->row, "option1", &option[0], c->where, err)) != OK ||
+        (rc = row_string(c->row, "option2", &option[1], c->where, err)) != OK)
         return rc;
     const char *blank = strchr(sentence, '_');
     if (!blank)
         return err_set(err, ERR_INPUT, c->where, "\"sentence\" has no _ to fill");
-    if ((rc = row_text_begin(texts, err)) != OK)
-        return rc;
-    str_append(&texts->bytes, sentence, (size_t)(blank - sentence));
-    str_puts(&texts->bytes, option);
-    row_text_prompt_ends(texts);
-    str_putc(&texts->bytes, ' ');
-    put_stripped(&texts->bytes, blank + 1);
-    return row_text_end(texts, err);
+    for (int i = 0; rc == OK && i < 2; i++) {
+        str_clear(&text);
+        str_append(&text, sentence, (size_t)(blank - sentence));
+        str_puts(&text, option[i]);
+        rc = put_context(q, &text, err);
+    }
+    str_clear(&text);
+    put_stripped(&text, blank + 1);
+    if (rc == OK)
+        rc = put_choice(q, str_text(&text), err);
+    q->n_choices = 2;
+    str_free(&text);
+    return rc;
 }
 
 /* --- HellaSwag: brackets of the crawled how-to texts are taken out --- */
@@ -333,27 +351,75 @@ static void put_cleaned(struct str *s, const char *text) {
     str_free(&clean);
 }
 
-int question_render_hellaswag(const struct row_context *c, struct row_texts *texts, struct err *err) {
-    const char *activity, *first, *second = "", *ending;
+static int put_cleaned_choice(struct choice_question *q, const char *ending, struct err *err) {
+    struct str clean = {0};
+    put_cleaned(&clean, ending);
+    int rc = clean.failed ? err_memory(err, "an ending", clean.len) : put_choice(q, str_text(&clean), err);
+    str_free(&clean);
+    return rc;
+}
+
+int question_read_hellaswag(const struct row_context *c, struct choice_question *q, struct err *err) {
+    const char *activity, *first, *second = "";
     const json_t *endings = json_object_get(c->row, "endings");
-    struct str raw = {0}, prompt = {0}, answer = {0};
-    size_t gold;
+    struct str raw = {0}, context = {0};
     int rc;
     if ((rc = row_string(c->row, "activity_label", &activity, c->where, err)) != OK ||
         (rc = row_string(c->row, "ctx_a", &first, c->where, err)) != OK ||
         (rc = json_get_string(c->row, "ctx_b", &second, c->where, err)) != OK ||
-        (rc = gold_by_number(c, "label", 0, false, json_array_size(endings), &gold, err)) != OK)
+        (rc = gold_by_number(c, "label", 0, false, json_array_size(endings), &q->gold, err)) != OK)
         return rc;
-    if (!(ending = json_string_value(json_array_get(endings, gold))))
-        return err_set(err, ERR_INPUT, c->where, "\"endings\": ending %zu is not text", gold);
     str_printf(&raw, "%s: %s ", activity, first);
     put_capitalized(&raw, second);
-    put_cleaned(&prompt, str_text(&raw));
-    put_cleaned(&answer, ending);
-    prompt.failed |= raw.failed || answer.failed;
-    rc = put_question(texts, &prompt, str_text(&answer), err);
+    put_cleaned(&context, str_text(&raw));
+    context.failed |= raw.failed;
+    rc = put_context(q, &context, err);
+    for (size_t i = 0; rc == OK && i < json_array_size(endings); i++) {
+        const char *ending = json_string_value(json_array_get(endings, i));
+        rc = ending ? put_cleaned_choice(q, ending, err)
+                    : err_set(err, ERR_INPUT, c->where, "\"endings\": ending %zu is not text", i);
+    }
     str_free(&raw);
-    str_free(&prompt);
-    str_free(&answer);
+    str_free(&context);
     return rc;
+}
+
+/* --- OpenBookQA, and choices without a set --- */
+
+bool question_is_openbookqa(const json_t *row) {
+    return json_has(row, "question_stem") && json_has(row, "choices") && json_has(row, "answerKey");
+}
+
+/* The hub's "question_stem", or the authors' "question": {"stem", ...}, which only the user can tell from ARC. */
+int question_read_openbookqa(const struct row_context *c, struct choice_question *q, struct err *err) {
+    struct question from = {.choices = json_object_get(c->row, "choices")};
+    int rc = json_has(c->row, "question_stem") ? row_string(c->row, "question_stem", &from.text, c->where, err)
+                                               : read_question(c, &from, err);
+    if (rc != OK || (rc = gold_by_label(c, from.choices, &q->gold, err)) != OK ||
+        (rc = text_list_add(&q->contexts, from.text, strlen(from.text), err)) != OK)
+        return rc;
+    return put_choices(c, from.choices, q, err);
+}
+
+bool question_is_choice(const json_t *row) {
+    return json_has(row, "prompt") && json_has(row, "choices");
+}
+
+/* "gold" is the number of a choice, or its very text. */
+int question_read_choice(const struct row_context *c, struct choice_question *q, struct err *err) {
+    const json_t *choices = json_object_get(c->row, "choices");
+    const char *prompt, *gold = json_string_value(json_object_get(c->row, "gold"));
+    size_t n = n_choices(choices), i = 0;
+    int rc = row_string(c->row, "prompt", &prompt, c->where, err);
+    if (rc == OK)
+        rc = json_require(c->row, "gold", c->where, err);
+    if (rc == OK && (!json_is_array(choices) || n < 2))
+        rc = err_set(err, ERR_INPUT, c->where, "\"choices\" must list at least 2 answers");
+    if (rc != OK || (rc = text_list_add(&q->contexts, prompt, strlen(prompt), err)) != OK ||
+        (rc = put_choices(c, choices, q, err)) != OK)
+        return rc;
+    while (gold && i < n && strcmp(gold, text_list_get(&q->continuations, i)) != 0)
+        i++;
+    q->gold = i;
+    return gold && i < n ? OK : gold_by_number(c, "gold", 0, false, n, &q->gold, err);
 }

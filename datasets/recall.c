@@ -1,6 +1,9 @@
 #include "datasets/recall.h"
 
+#include <stdlib.h>
+
 #include "base/str.h"
+#include "datasets/fit.h"
 #include "datasets/task_rows.h"
 
 static const char *const NAMES[RECALL_MAX_ITEMS] = {
@@ -188,26 +191,78 @@ static void write_notes(const struct recall_options *o, struct draws *d, struct 
     }
 }
 
-int recall_write(FILE *stream, const struct recall_options *o, struct err *err) {
-    enum { RECALL = 0x72656361 };
+/* The row in work. */
+struct row {
+    const struct recall_options *options;
+    struct draws draws; /* where every build of it begins */
+    struct str prompt, completion, text;
+    struct token_list ids;
+};
+
+static void build_row(struct row *row, int n_fillers) {
     static void (*const writers[])(const struct recall_options *, struct draws *, struct str *, struct str *) = {
         write_facts, write_names, write_copy, write_pairs, write_series, write_notes};
-    struct str prompt = {0}, completion = {0};
+    struct recall_options o = *row->options;
+    struct draws draws = row->draws;
+    size_t kind = o.kind == RECALL_MIXED ? (size_t)(draws.row % 3) : (size_t)o.kind - 1;
+    int n_before = (int)((int64_t)n_fillers * o.depth / 100);
+    str_clear(&row->prompt);
+    str_clear(&row->completion);
+    put_fillers(&row->prompt, &draws, n_before);
+    o.n_fillers = n_fillers - n_before;
+    writers[kind](&o, &draws, &row->prompt, &row->completion);
+}
+
+static int row_length(void *self, size_t n_fillers, size_t *n_tok, struct err *err) {
+    struct row *row = self;
+    size_t n_prefix, n_suffix;
+    build_row(row, (int)n_fillers);
+    str_clear(&row->text);
+    str_append(&row->text, str_text(&row->prompt), row->prompt.len);
+    str_append(&row->text, str_text(&row->completion), row->completion.len);
+    row->ids.len = 0;
+    int rc = row->text.failed ? err_memory(err, "a row", row->text.len)
+                              : tokenizer_encode(row->options->tokenizer, str_text(&row->text), row->text.len, &row->ids,
+                                                 err);
+    tokenizer_prefix(row->options->tokenizer, &n_prefix);
+    tokenizer_suffix(row->options->tokenizer, &n_suffix);
+    *n_tok = row->ids.len + n_prefix + n_suffix;
+    return rc;
+}
+
+static int fit_row(struct row *row, struct err *err) {
+    int length = row->options->length;
+    struct fit fit = {.most = RECALL_MAX_FILLERS, .target = (size_t)length, .length = row_length, .self = row};
+    size_t n_fillers, n_tok;
+    bool fits;
+    int rc = fit_largest(&fit, &n_fillers, &fits, &n_tok, err);
+    if (rc == OK && !fits)
+        rc = err_set(err, ERR_USAGE, "--length", "%d tokens are too few: a row without fillers has %zu (take fewer --items)",
+                     length, n_tok);
+    return rc;
+}
+
+int recall_write(FILE *stream, const struct recall_options *o, struct err *err) {
+    enum { RECALL = 0x72656361 };
+    struct row row = {.options = o};
     int rc = OK;
     ASSERT(o->n_items >= RECALL_MIN_ITEMS && o->n_items <= RECALL_MAX_ITEMS);
     ASSERT(o->kind != RECALL_NOTES || o->n_items <= RECALL_MAX_NOTES);
     ASSERT(o->n_words == 0 || (o->n_words >= o->n_items && o->n_words <= RECALL_MAX_WORDS));
     ASSERT(o->n_fillers >= 0 && o->n_fillers <= RECALL_MAX_FILLERS);
-    ASSERT(o->n_queries >= 1);
-    for (uint64_t row = 0; rc == OK && row < o->n_rows; row++) {
-        struct draws draws = {o->seed, row, RECALL, 0};
-        size_t kind = o->kind == RECALL_MIXED ? (size_t)(row % 3) : (size_t)o->kind - 1;
-        str_clear(&prompt);
-        str_clear(&completion);
-        writers[kind](o, &draws, &prompt, &completion);
-        rc = task_row_write(stream, &prompt, &completion, o->plain_text, err);
+    ASSERT(o->n_queries >= 1 && o->depth >= 0 && o->depth <= 100);
+    for (uint64_t i = 0; rc == OK && i < o->n_rows; i++) {
+        row.draws = (struct draws){o->seed, i, RECALL, 0};
+        if (o->length)
+            rc = fit_row(&row, err);
+        else
+            build_row(&row, o->n_fillers);
+        if (rc == OK)
+            rc = task_row_write(stream, &row.prompt, &row.completion, o->plain_text, err);
     }
-    str_free(&prompt);
-    str_free(&completion);
+    str_free(&row.prompt);
+    str_free(&row.completion);
+    str_free(&row.text);
+    free(row.ids.data);
     return rc;
 }

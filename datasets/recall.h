@@ -20,6 +20,7 @@
 #include <stdio.h>
 
 #include "base/err.h"
+#include "engine/tokenizer.h"
 
 /* mixed: facts, names and copy in turn */
 enum recall_kind { RECALL_MIXED, RECALL_FACTS, RECALL_NAMES, RECALL_COPY, RECALL_PAIRS, RECALL_SERIES,
@@ -34,11 +35,15 @@ struct recall_options {
     int n_items;     /* facts, names, pairs, notes or list entries in a row, RECALL_MIN_ITEMS to RECALL_MAX_ITEMS */
     int n_queries;   /* facts, names, pairs or notes asked for, all different; from 1, at most all */
     int n_words;     /* pairs, series: different words and numbers to draw from, n_items to RECALL_MAX_WORDS; 0: all */
-    int n_fillers;   /* sentences between them and the question, 0 to RECALL_MAX_FILLERS */
+    int n_fillers;   /* sentences around the items, 0 to RECALL_MAX_FILLERS */
+    int depth;       /* percent of them that stand before the items; the others stand between them and the question */
+    int length;      /* not 0: as many sentences as fit into so many tokens of the row, in place of n_fillers */
+    const struct tokenizer *tokenizer; /* that counts them, with what its template puts around; borrowed */
     bool plain_text; /* {"text": ...} instead of {"prompt": ..., "completion": ...} */
 };
 
-/* Writes n_rows lines of JSON. ERR_IO when the stream fails; the caller closes it. */
+/* Writes n_rows lines of JSON. ERR_IO when the stream fails; the caller closes it. ERR_USAGE when a row without fillers is
+ * longer than `length`. */
 int recall_write(FILE *stream, const struct recall_options *options, struct err *err);
 
 #endif

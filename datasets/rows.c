@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "datasets/questions.h"
 #include "datasets/rows_internal.h"
+#include "datasets/samples.h"
 
 void row_texts_clear(struct row_texts *texts) {
     str_clear(&texts->bytes);
@@ -90,7 +91,7 @@ void row_fields_free(struct row_fields *fields) {
     *fields = (struct row_fields){0};
 }
 
-/* --- plain text, prompts, RULER, lm-eval samples --- */
+/* --- plain text, prompts, RULER --- */
 
 static int render_text_field(const struct row_context *c, const char *field, struct row_texts *texts, struct err *err) {
     const char *text;
@@ -101,8 +102,7 @@ static int render_text_field(const struct row_context *c, const char *field, str
     return row_text_end(texts, err);
 }
 
-/* An absent completion (NULL or null) leaves the prompt as plain text. */
-static int render_pair(const char *prompt, const char *completion, struct row_texts *texts, struct err *err) {
+int row_text_pair(const char *prompt, const char *completion, struct row_texts *texts, struct err *err) {
     int rc = row_text_begin(texts, err);
     if (rc != OK)
         return rc;
@@ -120,7 +120,7 @@ static int render_prompt_fields(const struct row_context *c, const char *prompt_
     int rc = row_string(c->row, prompt_key, &prompt, c->where, err);
     if (rc == OK && completion_key)
         rc = json_get_string(c->row, completion_key, &completion, c->where, err);
-    return rc == OK ? render_pair(prompt, completion, texts, err) : rc;
+    return rc == OK ? row_text_pair(prompt, completion, texts, err) : rc;
 }
 
 static bool is_named(const json_t *row) {
@@ -188,50 +188,25 @@ void row_put_answer(struct row_texts *texts, const char *answer) {
     str_puts(&texts->bytes, answer);
 }
 
-static bool is_samples(const json_t *row) {
-    return json_has(row, "arguments") && (json_has(row, "doc") || json_has(row, "doc_id"));
-}
-
-/* On disk {"gen_args_0": {"arg_0": context, "arg_1": continuation}, ...}; older versions wrote [[context, continuation],
- * ...]. The second argument of a generation task is its settings, that of a rolling one is absent. */
-static int render_samples(const struct row_context *c, struct row_texts *texts, struct err *err) {
-    const json_t *arguments = json_object_get(c->row, "arguments");
-    size_t n = json_is_object(arguments) ? json_object_size(arguments) : json_array_size(arguments);
-    if (n == 0)
-        return err_set(err, ERR_INPUT, c->where, "\"arguments\" holds no pair of context and continuation");
-    for (size_t i = 0; i < n; i++) {
-        char key[32];
-        snprintf(key, sizeof key, "gen_args_%zu", i);
-        const json_t *pair = json_is_object(arguments) ? json_object_get(arguments, key) : json_array_get(arguments, i);
-        bool listed = json_is_array(pair);
-        const char *context = json_string_value(listed ? json_array_get(pair, 0) : json_object_get(pair, "arg_0"));
-        const char *continuation = json_string_value(listed ? json_array_get(pair, 1) : json_object_get(pair, "arg_1"));
-        if (!context)
-            return err_set(err, ERR_INPUT, c->where, "\"arguments\": pair %zu (\"%s\") has no context in \"arg_0\"", i, key);
-        int rc = render_pair(context, continuation, texts, err);
-        if (rc != OK)
-            return rc;
-    }
-    return OK;
-}
-
 /* --- the table --- */
 
 /* First match wins. The first entry is taken when the user names fields. */
 static const struct row_kind KINDS[] = {
-    {"named fields", is_named, render_named},
-    {"lm-eval samples", is_samples, render_samples},
-    {"text", is_text, render_text},
-    {"prompt", is_prompt, render_prompt},
-    {"ruler", is_ruler, render_ruler},
-    {"winogrande", question_is_winogrande, question_render_winogrande},
-    {"hellaswag", question_is_hellaswag, question_render_hellaswag},
-    {"boolq", question_is_boolq, question_render_boolq},
-    {"piqa", question_is_piqa, question_render_piqa},
-    {"commonsenseqa", question_is_commonsenseqa, question_render_commonsenseqa},
-    {"arc", question_is_arc, question_render_arc},
-    {"mmlu", question_is_mmlu, question_render_mmlu},
-    {"gsm8k", question_is_gsm8k, question_render_gsm8k},
+    {"named fields", is_named, render_named, NULL},
+    {"lm-eval samples", samples_match, samples_render, samples_question},
+    {"text", is_text, render_text, NULL},
+    {"choice", question_is_choice, NULL, question_read_choice},
+    {"prompt", is_prompt, render_prompt, NULL},
+    {"ruler", is_ruler, render_ruler, NULL},
+    {"winogrande", question_is_winogrande, NULL, question_read_winogrande},
+    {"hellaswag", question_is_hellaswag, NULL, question_read_hellaswag},
+    {"boolq", question_is_boolq, NULL, question_read_boolq},
+    {"piqa", question_is_piqa, NULL, question_read_piqa},
+    {"commonsenseqa", question_is_commonsenseqa, NULL, question_read_commonsenseqa},
+    {"openbookqa", question_is_openbookqa, NULL, question_read_openbookqa},
+    {"arc", question_is_arc, NULL, question_read_arc},
+    {"mmlu", question_is_mmlu, NULL, question_read_mmlu},
+    {"gsm8k", question_is_gsm8k, question_render_gsm8k, NULL},
 };
 enum { N_KINDS = sizeof KINDS / sizeof KINDS[0] };
 
@@ -270,10 +245,44 @@ const char *row_kind_name(const struct row_kind *kind) {
     return kind->name;
 }
 
+const struct row_kind *row_kind_named(const char *name) {
+    for (size_t i = 1; i < N_KINDS; i++)
+        if (strcmp(KINDS[i].name, name) == 0)
+            return &KINDS[i];
+    return NULL;
+}
+
+bool row_kind_has_choices(const struct row_kind *kind) {
+    return kind->question != NULL;
+}
+
+int row_question(const struct row_kind *kind, const json_t *row, const char *where, struct choice_question *question,
+                 struct err *err) {
+    const struct row_context context = {row, NULL, where};
+    return kind->question(&context, question, err);
+}
+
+/* The text of the gold answer. */
+static int render_question(const struct row_kind *kind, const struct row_context *c, struct row_texts *texts,
+                           struct err *err) {
+    struct choice_question q = {0};
+    int rc = kind->question(c, &q, err);
+    if (rc == OK && (rc = row_text_begin(texts, err)) == OK) {
+        str_puts(&texts->bytes, str_text(&q.heading));
+        str_puts(&texts->bytes, choice_context(&q, q.gold));
+        row_text_prompt_ends(texts);
+        choice_put_continuation(&q, q.gold, &texts->bytes);
+        texts->bytes.failed |= q.heading.failed;
+        rc = row_text_end(texts, err);
+    }
+    choice_question_free(&q);
+    return rc;
+}
+
 int row_render(const struct row_kind *kind, const json_t *row, const struct row_fields *fields, const char *where,
                struct row_texts *texts, struct err *err) {
     const struct row_context context = {row, fields, where};
-    return kind->render(&context, texts, err);
+    return kind->render ? kind->render(&context, texts, err) : render_question(kind, &context, texts, err);
 }
 
 /* Integers are read as reals: their values are small labels where they matter, and a 64-bit id elsewhere must not fail. */

@@ -72,13 +72,19 @@ static int find_prompt(struct sequences *s, struct err *err) {
     return rc;
 }
 
-/* Reads and encodes the next document. */
+static bool is_taken(const struct sequence_options *o, const struct document *d) {
+    return o->document_every == 0 || (d->index % o->document_every == 0) != o->document_rest;
+}
+
+/* Reads and encodes the next document that is taken. */
 static int next_document(struct sequences *s, bool *end, struct err *err) {
     int rc;
     s->bytes_before = corpus_bytes_done(s->corpus);
     s->text.len = s->begin = s->n_seen = 0;
-    if ((rc = corpus_next(s->corpus, &s->document, end, err)) != OK || *end)
-        return rc;
+    do {
+        if ((rc = corpus_next(s->corpus, &s->document, end, err)) != OK || *end)
+            return rc;
+    } while (!is_taken(&s->options, &s->document));
     if ((rc = tokenizer_encode(s->tokenizer, s->document.text, s->document.n, &s->text, err)) != OK ||
         (rc = find_prompt(s, err)) != OK)
         return rc;

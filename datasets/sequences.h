@@ -11,6 +11,7 @@
 #ifndef SPKV_DATASETS_SEQUENCES_H
 #define SPKV_DATASETS_SEQUENCES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,8 @@ struct sequence_options {
     size_t max_length; /* tokens of a sequence, specials included */
     size_t stride;     /* text tokens from one beginning to the next; 0: no overlap */
     uint64_t limit;    /* sequences; 0: no limit */
+    uint32_t document_every; /* take documents 0, n, 2 n, ... only; 0: all documents */
+    bool document_rest;      /* ... or all but those */
 };
 
 struct sequence_counts {

@@ -1,7 +1,6 @@
 #include "datasets/task_rows.h"
 
 #include <errno.h>
-#include <jansson.h>
 
 #include "base/rng.h"
 
@@ -10,11 +9,7 @@ unsigned draw(struct draws *d, size_t n) {
     return (unsigned)((uint64_t)rng_philox(d->seed, counter).v[0] * n >> 32);
 }
 
-int task_row_write(FILE *stream, const struct str *prompt, const struct str *completion, bool plain_text, struct err *err) {
-    if (prompt->failed || completion->failed)
-        return err_memory(err, "a row", prompt->len + completion->len);
-    json_t *row = plain_text ? json_pack("{s:s+}", "text", str_text(prompt), str_text(completion))
-                             : json_pack("{s:s, s:s}", "prompt", str_text(prompt), "completion", str_text(completion));
+int task_row_dump(FILE *stream, json_t *row, struct err *err) {
     if (!row)
         return err_set(err, ERR_MEMORY, "", "out of memory for a row");
     errno = 0;
@@ -22,4 +17,12 @@ int task_row_write(FILE *stream, const struct str *prompt, const struct str *com
     int saved = errno ? errno : EIO;
     json_decref(row);
     return failed ? err_errno(err, saved, "", "cannot write a row") : OK;
+}
+
+int task_row_write(FILE *stream, const struct str *prompt, const struct str *completion, bool plain_text, struct err *err) {
+    if (prompt->failed || completion->failed)
+        return err_memory(err, "a row", prompt->len + completion->len);
+    json_t *row = plain_text ? json_pack("{s:s+}", "text", str_text(prompt), str_text(completion))
+                             : json_pack("{s:s, s:s}", "prompt", str_text(prompt), "completion", str_text(completion));
+    return task_row_dump(stream, row, err);
 }

@@ -2,6 +2,7 @@
 #ifndef SPKV_DATASETS_TASK_ROWS_H
 #define SPKV_DATASETS_TASK_ROWS_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,6 +20,9 @@ struct draws {
 };
 
 unsigned draw(struct draws *draws, size_t n); /* uniform in [0, n), n from 1 to 2^31 */
+
+/* A row and a line end; takes over the row. ERR_MEMORY where it is NULL, ERR_IO when the stream fails. */
+int task_row_dump(FILE *stream, json_t *row, struct err *err);
 
 /* {"prompt": ..., "completion": ...}, or {"text": both} when plain_text, and a line end. ERR_MEMORY also when building one
  * of the texts failed, ERR_IO when the stream does. */

@@ -86,9 +86,13 @@ struct predictor_config {
     enum predictor_input input;
     enum act act;             /* ACT_NONE: linear predictor */
     bool sigmoid;             /* output "sigmoid" or "identity" */
+    bool fitted;              /* by regression to an oracle, as "method" in "trained_with" says: PREDICTOR_FITTED */
     int lora_r;               /* 0 = no low-rank updates */
     double lora_alpha;
 };
+
+/* What such a predictor is called wherever it is named: it is none of KVzap's. */
+#define PREDICTOR_FITTED "fitted (KVzap-style)"
 
 /* Reads the "spkv" object of a config.json or a whole spkv_config.json. Absent fields: window 128, threshold 0.5, comparison
  * ">=", input "normed", activation "silu", output "sigmoid", no low-rank updates ("r" asks for "lora_alpha" too). */

@@ -3,6 +3,7 @@
 #define SPKV_ENGINE_FORWARD_H
 
 #include "engine/activations.h"
+#include "engine/gate_network.h"
 #include "engine/model.h"
 #include "engine/policy.h"
 #include "kernels/train_ops.h"
@@ -14,6 +15,16 @@ struct step_stats {
     double *distance_sum;              /* (n_layers, n_seq, n_kv_heads, n_bins) */
     const int32_t *bin_of_distance;
     float *future_max, *future_sum;    /* (n_layers, n_slots, max_len, n_kv_heads); NULL = no future attention */
+    const float *output_gram;          /* (n_layers, n_heads, head_dim, head_dim); NULL = no value norms */
+    float *value_norm;                 /* (n_layers, n_rows, n_kv_heads), packed to the step's n_rows */
+};
+
+/* Where a step adds what an eviction policy goes by; device arrays. */
+struct step_eviction {
+    float *column_sum;      /* (n_layers, n_slots, n_kv_heads, max_len), see struct attend_args; NULL = none */
+    const int *column_from; /* (n_seq) host */
+    double *query_sum;      /* (n_layers, n_slots, n_heads, head_dim * (head_dim + 1)), see struct query_sums_args; NULL */
+    int skip;
 };
 
 /* How attention runs over whole sequences: ops->train->attend_seq in place of a cache. */
@@ -34,19 +45,22 @@ struct step {
     size_t n_rows;
     const struct policy *policy;
     float *const *rope;              /* host array of config->n_rope device tables */
+    const struct gate_layer *gates;  /* (n_layers) of policy->gates on the device; SCORER_GATES only */
+    const float *given;              /* (n_layers, n_slots, max_len, n_kv_heads) scores by position; SCORER_GIVEN only */
     const float *head_score;         /* (n_layers, n_kv_heads) device copy of the policy's constants */
     struct activations *a;
     struct kv_cache *cache;          /* one of the two: a cache that the rows continue, or ... */
     const struct step_sequences *sequences;
     const uint8_t *all_open;         /* cache: NULL = gates act; dense prefill: (n_rows, n_kv_heads) ones in their place */
     const struct step_stats *stats;  /* cache: NULL = none */
+    const struct step_eviction *eviction; /* cache: NULL = none */
 };
 
 void model_forward(const struct model *model, const struct step *step);
 
 /* For a backward pass. Layer l again, from its x and into its other buffers. */
 void model_forward_layer(const struct model *model, const struct step *step, int l);
-/* The arguments of ops->predict and ops->train->attend_seq in layer l. */
+/* The arguments of ops->predict, of the model's predictor, and ops->train->attend_seq in layer l. */
 struct predict_args model_predict_args(const struct model *model, const struct step *step, int l);
 struct attend_seq_args model_attend_seq_args(const struct model *model, const struct step *step, int l);
 /* ... of ops->train->low_rank for a projection whose update stands beside its weight, but for y. */

@@ -5,12 +5,18 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/gate_network.h"
 #include "engine/policies/policies.h"
 
 static const struct policy_class *const classes[] = {
+    &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class, &policy_keynorm, &policy_duo,
+    &policy_gates, &policy_oracle,
     &policy_full, &policy_window, &policy_random, &policy_spkv, &policy_layout_class,
+    &policy_h2o,  &policy_tova,   &policy_snapkv, &policy_expected_attention,
 };
 enum { N_CLASSES = sizeof classes / sizeof *classes, DEFAULT_WINDOW = 128 };
+
+const char *const allocation_names[3] = {"head", "layer", "model"};
 
 const char *policy_take(struct policy_params *params, const char *key) {
     for (int i = 0; i < params->n; i++)
@@ -35,9 +41,22 @@ int policy_take_real(struct policy_params *params, const char *key, double min, 
     return OK;
 }
 
-static int take_int(struct policy_params *params, const char *key, int min, int *out, struct err *err) {
+void policy_need_threshold(struct policy *policy, const struct policy_params *params, const char *meaning) {
+    policy->threshold_meaning = meaning;
+    if (!params->threshold_given)
+        policy->threshold = (double)NAN;
+}
+
+static bool has_param(const struct policy_params *params, const char *key) {
+    for (int i = 0; i < params->n; i++)
+        if (strcmp(params->item[i].key, key) == 0)
+            return true;
+    return false;
+}
+
+int policy_take_int(struct policy_params *params, const char *key, int min, int max, int *out, struct err *err) {
     double x = *out;
-    int rc = policy_take_real(params, key, min, 1 << 30, &x, err);
+    int rc = policy_take_real(params, key, min, max, &x, err);
     if (rc == OK && x != floor(x))
         rc = err_set(err, ERR_USAGE, "", "--policy %s: %s must be a whole number", params->spec, key);
     if (rc == OK)
@@ -81,6 +100,19 @@ static int unknown_class(const char *name, struct err *err) {
     return ERR_USAGE;
 }
 
+void policy_use_predictor(struct policy *policy, const struct predictor_config *config) {
+    policy->gated = true;
+    policy->scores = config->sigmoid ? SCORE_SIGMOID : SCORE_REAL;
+    policy->strict = config->strict;
+    policy->knob = config->sigmoid
+                       ? (struct policy_knob){.key = "threshold", .scale = KNOB_LOGIT, .min = 0, .max = 1}
+                       : (struct policy_knob){.key = "threshold", .scale = KNOB_LINEAR, .min = -INFINITY, .max = INFINITY};
+    policy->allocation = ALLOCATION_MODEL;
+    policy->fitted = config->fitted;
+    if (config->fitted)
+        str_puts(&policy->parameters, ",\"predictor\":\"" PREDICTOR_FITTED "\"");
+}
+
 void policy_fill_score(struct policy *policy, const struct model_config *model, float score) {
     for (size_t i = 0; i < (size_t)model->n_layers * (size_t)model->n_kv_heads; i++)
         policy->head_score[i] = score;
@@ -90,6 +122,9 @@ void policy_fill_score(struct policy *policy, const struct model_config *model, 
 static int resolve_common(struct policy *policy, struct policy_params *params, const struct policy_request *request,
                           struct err *err) {
     double seed = 0;
+    params->window_given = request->window > 0 || has_param(params, "window");
+    params->sinks_given = request->sinks >= 0 || has_param(params, "sinks");
+    params->threshold_given = !isnan(request->threshold) || has_param(params, "threshold");
     policy->base_window = request->window      ? request->window
                           : request->predictor ? request->predictor->window
                                                : DEFAULT_WINDOW;
@@ -98,9 +133,9 @@ static int resolve_common(struct policy *policy, struct policy_params *params, c
                                                    : 0.5;
     policy->sinks = request->sinks >= 0 ? request->sinks : 0;
     policy->seed = request->seed;
-    int rc = take_int(params, "window", 1, &policy->base_window, err);
+    int rc = policy_take_int(params, "window", 1, POLICY_MAX_COUNT, &policy->base_window, err);
     if (rc == OK)
-        rc = take_int(params, "sinks", 0, &policy->sinks, err);
+        rc = policy_take_int(params, "sinks", 0, POLICY_MAX_COUNT, &policy->sinks, err);
     if (rc == OK)
         rc = policy_take_real(params, "threshold", -1e30, 1e30, &policy->threshold, err);
     for (int i = 0; i < params->n && rc == OK; i++)
@@ -135,7 +170,7 @@ static void describe(struct policy *policy) {
     policy->parameters = (struct str){0};
     str_printf(&policy->parameters, "{\"name\":\"%s\",\"window\":%d,\"sinks\":%d", policy->name, policy->base_window,
                policy->sinks);
-    if (policy->scorer == SCORER_PREDICTOR)
+    if (policy->scores != SCORE_NONE && !isnan(policy->threshold))
         str_printf(&policy->parameters, ",\"threshold\":%.17g,\"comparison\":\"%s\"", policy->threshold,
                    policy->strict ? ">" : ">=");
     if (policy->scorer == SCORER_RANDOM)
@@ -187,16 +222,37 @@ out:
     return rc;
 }
 
+int policy_check(const struct policy *policy, struct err *err) {
+    if (!isnan(policy->threshold))
+        return OK;
+    return err_set(err, ERR_USAGE, "", "policy %s needs a threshold, %s: %s:threshold=X\n(threshold=-1e30 keeps all and "
+                   "records the scores, from which to choose)", policy->name, policy->threshold_meaning, policy->name);
+}
+
 void policy_free(struct policy *policy) {
     if (!policy)
         return;
     free(policy->window);
     free(policy->head_score);
+    gate_network_free(policy->gates);
     str_free(&policy->parameters);
     free(policy);
 }
 
+int policy_step(const struct policy *policy, int fed, int n) {
+    int chunk = policy->evict.chunk, room = chunk ? chunk - fed % chunk : n;
+    return n < room ? n : room;
+}
+
+int policy_budget(const struct policy *policy, int n_tok) {
+    const struct eviction_rule *rule = &policy->evict;
+    int inside = policy->base_window + policy->sinks, left = n_tok > inside ? n_tok - inside : 0;
+    if (rule->constant)
+        return left < rule->constant - inside ? left : rule->constant - inside;
+    return (int)floor(rule->share * left + 1e-9); /* 0.29 * 100 is 29 */
+}
+
 void policy_describe_all(struct str *out) {
     for (int i = 0; i < N_CLASSES; i++)
-        str_printf(out, "  %-10s %s\n", classes[i]->name, classes[i]->help);
+        str_printf(out, "  %-18s %s\n", classes[i]->name, classes[i]->help);
 }

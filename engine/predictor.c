@@ -6,29 +6,22 @@
 
 #include "base/mem.h"
 
-enum { FC1_WEIGHT, FC1_BIAS, FC2_WEIGHT, FC2_BIAS, N_PARTS };
+enum { FC1_WEIGHT = PREDICTOR_FC1_WEIGHT, FC1_BIAS, FC2_WEIGHT, FC2_BIAS };
 
-static const char *const part_names[N_PARTS] = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"};
-
-/* The stored tensors of one layer; NULL where absent. */
+/* The stored tensors of one layer, and who is told what is wrong with them. */
 struct parts {
-    const struct checkpoint *checkpoint;
-    int layer;
-    const struct tensor *tensor[N_PARTS];
+    const struct predictor_tensors *named;
+    const struct tensor *const *tensor;
     struct err *err;
 };
-
-static void part_name(const struct parts *p, int part, char out[128]) {
-    snprintf(out, 128, "model.layers.%d.self_attn.utility_predictor.%s", p->layer, part_names[part]);
-}
 
 /* The tensor with one of two shapes given as text for the message, or ERR_INPUT. */
 static int refuse_shape(const struct parts *p, int part, const char *expected) {
     const struct tensor *t = p->tensor[part];
-    char shape[192], name[128];
-    part_name(p, part, name);
+    const char *name = p->named->name[part];
+    char shape[192];
     if (!t)
-        return err_set(p->err, ERR_INPUT, checkpoint_dir(p->checkpoint),
+        return err_set(p->err, ERR_INPUT, p->named->where,
                        "tensor %s is missing, expected %s: the predictor is incomplete, save it again", name, expected);
     tensor_format_shape(t, shape, sizeof shape);
     return err_set(p->err, ERR_INPUT, t->file,
@@ -103,10 +96,11 @@ static int read_trunk(const struct parts *p, size_t n_kv_heads, size_t d_model, 
     return per_head ? spread_diagonal(&out->fc2, n_kv_heads, width, p->err) : OK;
 }
 
-static int read_linear(const struct parts *p, size_t n_kv_heads, size_t d_model, struct predictor_layer *out) {
+static int read_linear(const struct parts *p, size_t n_kv_heads, size_t d_model, enum act act,
+                       struct predictor_layer *out) {
     char expected[96];
     snprintf(expected, sizeof expected, "%zux%zu", n_kv_heads, d_model);
-    if (checkpoint_predictor(p->checkpoint)->act != ACT_NONE)
+    if (act != ACT_NONE)
         return refuse_shape(p, FC1_WEIGHT, "hidden rows (only a predictor with activation \"none\" does without)");
     if (!has_shape(p->tensor[FC2_WEIGHT], 2, n_kv_heads, d_model, 0))
         return refuse_shape(p, FC2_WEIGHT, expected);
@@ -114,27 +108,33 @@ static int read_linear(const struct parts *p, size_t n_kv_heads, size_t d_model,
     return widen(p, FC2_WEIGHT, &out->fc2);
 }
 
-int predictor_layer_read(const struct checkpoint *checkpoint, int layer, struct predictor_layer *out, struct err *err) {
-    const struct model_config *config = checkpoint_config(checkpoint);
+int predictor_layer_make(const struct predictor_tensors *tensors, const struct model_config *config, enum act act,
+                         struct predictor_layer *out, struct err *err) {
     size_t n_kv_heads = (size_t)config->n_kv_heads, d_model = (size_t)config->d_model;
-    struct parts p = {.checkpoint = checkpoint, .layer = layer, .err = err};
-    char name[128];
+    const struct parts p = {tensors, tensors->part, err};
     *out = (struct predictor_layer){0};
-    ASSERT(checkpoint_predictor(checkpoint) && layer >= 0 && layer < config->n_layers);
-    for (int i = 0; i < N_PARTS; i++) {
-        part_name(&p, i, name);
-        p.tensor[i] = checkpoint_find(checkpoint, name);
-    }
     int rc = read_bias(&p, n_kv_heads, out);
     if (rc == OK && p.tensor[FC1_WEIGHT])
         rc = read_trunk(&p, n_kv_heads, d_model, out);
     else if (rc == OK && p.tensor[FC1_BIAS])
         rc = refuse_shape(&p, FC1_WEIGHT, "beside fc1.bias");
     else if (rc == OK && p.tensor[FC2_WEIGHT])
-        rc = read_linear(&p, n_kv_heads, d_model, out);
+        rc = read_linear(&p, n_kv_heads, d_model, act, out);
     if (rc != OK)
         predictor_layer_free(out);
     return rc;
+}
+
+int predictor_layer_read(const struct checkpoint *checkpoint, int layer, struct predictor_layer *out, struct err *err) {
+    static const char *const names[PREDICTOR_N_PARTS] = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"};
+    const struct model_config *config = checkpoint_config(checkpoint);
+    struct predictor_tensors tensors = {.where = checkpoint_dir(checkpoint)};
+    ASSERT(checkpoint_predictor(checkpoint) && layer >= 0 && layer < config->n_layers);
+    for (int i = 0; i < PREDICTOR_N_PARTS; i++) {
+        snprintf(tensors.name[i], sizeof tensors.name[i], "model.layers.%d.self_attn.utility_predictor.%s", layer, names[i]);
+        tensors.part[i] = checkpoint_find(checkpoint, tensors.name[i]);
+    }
+    return predictor_layer_make(&tensors, config, checkpoint_predictor(checkpoint)->act, out, err);
 }
 
 void predictor_layer_free(struct predictor_layer *layer) {

@@ -28,6 +28,24 @@ struct predictor_layer {
 /* Layer `layer` of a checkpoint that has a predictor. ERR_INPUT for absent tensors, wrong shapes, NaN and infinities. A
  * layer with a sliding window of its own has no predictor: do not ask for it. */
 int predictor_layer_read(const struct checkpoint *checkpoint, int layer, struct predictor_layer *out, struct err *err);
+
+/* The tensors of one layer under the names that a file gives them. */
+enum predictor_part {
+    PREDICTOR_FC1_WEIGHT,
+    PREDICTOR_FC1_BIAS,
+    PREDICTOR_FC2_WEIGHT,
+    PREDICTOR_FC2_BIAS,
+    PREDICTOR_N_PARTS
+};
+struct predictor_tensors {
+    const char *where;                            /* the file or directory, for messages; borrowed */
+    char name[PREDICTOR_N_PARTS][128];
+    const struct tensor *part[PREDICTOR_N_PARTS]; /* NULL where absent; borrowed */
+};
+
+/* The same of tensors with other names. act: of the hidden layer, ACT_NONE for a linear predictor. */
+int predictor_layer_make(const struct predictor_tensors *tensors, const struct model_config *config, enum act act,
+                         struct predictor_layer *out, struct err *err);
 void predictor_layer_free(struct predictor_layer *layer); /* legal on a zeroed struct */
 
 #endif

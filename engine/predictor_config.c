@@ -49,6 +49,12 @@ static void read_lora(struct config_reader *r, struct predictor_config *out) {
     }
 }
 
+/* A history of any kind may stand there: only the one word is looked at. */
+static bool is_fitted(const json_t *object) {
+    const char *method = json_string_value(json_object_get(json_object_get(object, "trained_with"), "method"));
+    return method && strcmp(method, PREDICTOR_FITTED) == 0;
+}
+
 int predictor_config_read(const json_t *object, const char *where, struct predictor_config *out, struct err *err) {
     struct config_reader r = {object, where, err, OK};
     int version = 1, strict = false, input = PREDICTOR_NORMED, act = ACT_SILU, sigmoid = true;
@@ -67,6 +73,7 @@ int predictor_config_read(const json_t *object, const char *where, struct predic
     out->input = (enum predictor_input)input;
     out->act = (enum act)act;
     out->sigmoid = sigmoid;
+    out->fitted = is_fitted(object);
     return r.rc;
 }
 

@@ -27,6 +27,8 @@ struct run {
     const struct run_options *options;
     struct run_totals *totals;
     struct session *session;
+    struct policy *full;        /* of the pass ahead; NULL = the policy needs none */
+    struct session *ahead;
     struct member *members;     /* (batch) */
     int n_members;
     bool want_gates;
@@ -101,21 +103,30 @@ static int keep_gates(struct run *r, int n_seq, size_t n_rows, struct err *err) 
     return rc;
 }
 
-/* Feeds the next chunk of every unfinished member; *more = whether there was one. */
-static int run_step(struct run *r, bool *more, struct err *err) {
-    int n_seq = 0, rc;
-    size_t n_rows = 0, row = 0;
+/* The next chunk of every unfinished member into the arrays of the step; returns how many have one. */
+static int plan_step(struct run *r, size_t *rows) {
+    int n_seq = 0;
+    size_t n_rows = 0;
     for (int i = 0; i < r->n_members; i++) {
         struct member *m = &r->members[i];
         size_t left = m->sequence.n_tok - m->fed, n = left < (size_t)r->options->chunk ? left : (size_t)r->options->chunk;
         if (n == 0)
             continue;
+        n = (size_t)policy_step(r->options->policy, (int)m->fed, (int)n);
         r->slots[n_seq] = i;
         r->tokens[n_seq] = m->tokens + m->fed;
         r->n_tok[n_seq++] = (int)n;
         for (size_t j = 0; j < n; j++)
             r->target[n_rows++] = target_of(m, m->fed + j);
     }
+    *rows = n_rows;
+    return n_seq;
+}
+
+/* Feeds the next chunk of every unfinished member; *more = whether there was one. */
+static int run_step(struct run *r, bool *more, struct err *err) {
+    size_t n_rows = 0, row = 0;
+    int n_seq = plan_step(r, &n_rows), rc;
     *more = n_seq > 0;
     if (n_seq == 0)
         return OK;
@@ -136,6 +147,27 @@ static int run_step(struct run *r, bool *more, struct err *err) {
     if (r->options->on_step)
         r->options->on_step(r->options->on_step_self, r->totals->n_tok);
     return OK;
+}
+
+/* The pass ahead: the batch under full attention, and what it says of every pair for the pass that counts. */
+static int look_ahead(struct run *r, struct err *err) {
+    const float *scores;
+    size_t n_rows;
+    int rc = OK, n_seq;
+    for (int i = 0; i < r->n_members; i++)
+        session_reset(r->ahead, i, r->members[i].sequence.index);
+    while (rc == OK && (n_seq = plan_step(r, &n_rows)) > 0) {
+        rc = session_feed(r->ahead, &(struct feed){n_seq, r->slots, r->tokens, r->n_tok}, err);
+        for (int i = 0; i < n_seq; i++)
+            r->members[r->slots[i]].fed += (size_t)r->n_tok[i];
+    }
+    for (int i = 0; i < r->n_members && rc == OK; i++) {
+        struct member *m = &r->members[i];
+        m->fed = 0;
+        if ((rc = session_foresee(r->ahead, i, &r->options->policy->foresight, &scores, err)) == OK)
+            rc = session_set_scores(r->session, i, scores, m->sequence.n_tok, err);
+    }
+    return rc;
 }
 
 static int report_gates(struct run *r, const struct member *m, struct err *err) {
@@ -203,6 +235,8 @@ static int run_batch(struct run *r, uint64_t batch, struct err *err) {
     uint64_t start = clock_us();
     for (int i = 0; i < r->n_members; i++)
         session_reset(r->session, i, r->members[i].sequence.index);
+    if (r->ahead)
+        rc = look_ahead(r, err);
     while (more && rc == OK)
         rc = run_step(r, &more, err);
     r->totals->model_us += clock_us() - start;
@@ -234,13 +268,26 @@ static int read_batch(struct run *r, const struct source *source, uint64_t batch
     return rc;
 }
 
+/* A session under full attention for the pass ahead. */
+static int create_ahead(struct run *r, const struct session_options *given, struct err *err) {
+    const struct policy *policy = r->options->policy;
+    struct policy_request request = {.model = r->model->config, .window = policy->base_window, .sinks = policy->sinks,
+                                     .threshold = (double)NAN};
+    struct session_options options = {.n_slots = given->n_slots, .max_len = given->max_len, .max_rows = given->max_rows,
+                                      .future_attention = true, .value_norms = policy->foresight.value_norm};
+    int rc = policy_create("full", &request, &r->full, err);
+    options.policy = r->full;
+    return rc == OK ? session_create(r->model, &options, &r->ahead, err) : rc;
+}
+
 static int create(struct run *r, struct err *err) {
     const struct run_options *o = r->options;
     size_t batch = (size_t)o->batch, chunk = (size_t)(o->chunk < o->max_len ? o->chunk : o->max_len), lanes = n_lanes(r);
     struct session_options options = {.n_slots = o->batch, .max_len = o->max_len, .max_rows = batch * chunk,
                                       .policy = o->policy, .dense_prefill = o->dense_prefill,
                                       .attention_stats = r->observer->want_attention,
-                                      .future_attention = r->observer->want_oracle};
+                                      .future_attention = r->observer->want_oracle,
+                                      .scores_given = o->policy->scorer == SCORER_GIVEN};
     if (!(r->members = mem_alloc(batch, sizeof *r->members, "a batch", err)) ||
         !(r->gated = mem_alloc((size_t)r->model->config->n_layers, sizeof *r->gated, "a batch", err)) ||
         !(r->target = mem_alloc(options.max_rows, sizeof *r->target, "a batch", err)) ||
@@ -256,7 +303,8 @@ static int create(struct run *r, struct err *err) {
     for (int l = 0; l < r->model->config->n_layers; l++)
         r->gated[l] = r->model->config->layers[l].sliding_window == 0;
     r->want_gates = o->policy->gated && r->observer->on_gates;
-    return session_create(r->model, &options, &r->session, err);
+    int rc = session_create(r->model, &options, &r->session, err);
+    return rc == OK && options.scores_given ? create_ahead(r, &options, err) : rc;
 }
 
 static void destroy(struct run *r) {
@@ -274,6 +322,8 @@ static void destroy(struct run *r) {
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     session_free(r->session);
+    session_free(r->ahead);
+    policy_free(r->full);
 }
 
 int run_source(const struct model *model, const struct source *source, const struct observer *observer,

@@ -1,54 +1,10 @@
-#include "engine/session.h"
+#include "engine/session_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "engine/forward.h"
-
-/* The step that was fed last; host arrays of n_slots (+ 1). */
-struct last_step {
-    int n_seq;
-    size_t n_rows;
-    int *slots, *row_splits, *pos0;
-    uint64_t *sequence_id;
-};
-
-struct session {
-    const struct model *model;
-    struct session_options options;
-    struct kv_cache *cache;
-    struct activations a;
-    struct last_step last;
-    float *rope[2];           /* device */
-    float *head_score;        /* device (n_layers, n_kv_heads) */
-    uint64_t *sequence_id;    /* (n_slots) */
-    int *length;              /* (n_slots) tokens fed */
-    bool *dense;              /* (n_slots) in a dense prefill */
-    uint8_t *all_open;        /* device (max_rows, n_kv_heads) ones; dense prefill only, as is */
-    uint8_t *gate_history;    /* device (n_slots, n_layers, max_len, n_kv_heads) */
-    int32_t *ids, *pos;       /* host staging (max_rows) */
-    int32_t *target;          /* device (max_rows) */
-    float *nll;               /* device (max_rows) */
-    uint8_t *is_argmax;       /* device (max_rows) */
-    float *logits;            /* device (n_slots, vocab_size), made on first use */
-    void *last_rows;          /* device (n_slots, d_model) act, the same */
-    int32_t *sampled;         /* device (n_slots) */
-    float *host_logits;       /* (n_slots, vocab_size) */
-    float *host_utility;      /* (n_layers, max_rows, n_kv_heads) */
-    uint8_t *host_open;
-    void *staging;            /* host, reals as the device has them */
-    size_t staging_bytes;
-    /* Attention statistics: device sums of the last step, host sums per slot. */
-    struct step_stats stats;
-    int32_t *bin_of_distance;
-    double *step_sums;        /* device: far, sink, distance after one another */
-    double *host_sums;        /* staging of the same */
-    double *far_sum, *sink_sum, *distance_sum; /* (n_slots, n_layers, n_kv_heads[, n_bins]) */
-    bool stats_pending;
-    float *host_future_max, *host_future_mean; /* (n_layers, max_len, n_kv_heads) */
-};
 
 static size_t n_lanes(const struct session *s) {
     return (size_t)s->model->config->n_layers * (size_t)s->model->config->n_kv_heads;
@@ -75,7 +31,7 @@ int distance_bins(int max_len, int64_t *edge) {
     return n;
 }
 
-static void *device_array(struct session *s, size_t count, size_t size, int *rc) {
+void *session_device_array(struct session *s, size_t count, size_t size, int *rc) {
     size_t n_bytes;
     void *out = NULL;
     if (*rc == OK && size_mul(count, size, &n_bytes))
@@ -85,7 +41,7 @@ static void *device_array(struct session *s, size_t count, size_t size, int *rc)
     return out;
 }
 
-static void *host_array(size_t count, size_t size, int *rc, struct err *err) {
+void *session_host_array(size_t count, size_t size, int *rc, struct err *err) {
     void *out = *rc == OK ? mem_alloc(count, size, "a session", err) : NULL;
     if (!out && *rc == OK)
         *rc = ERR_MEMORY;
@@ -103,39 +59,25 @@ static int create_cache(struct session *s, struct err *err) {
     struct kv_cache_options options = {
         .n_slots = s->options.n_slots, .n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
         .max_len = s->options.max_len, .window = s->options.policy->window, .ring_only = ring_only,
-        .sinks = s->options.policy->sinks, .dtype = dtype};
+        .sinks = s->options.policy->sinks, .positions = s->options.policy->evict.chunk > 0, .dtype = dtype};
     int rc = kv_cache_create(s->model->ops, s->model->dev, &options, &s->cache, err);
+    if (rc == OK && options.positions)
+        rc = eviction_create(s->model, s->options.policy, s->cache, s->rope, &s->eviction, err);
     free(ring_only);
-    return rc;
-}
-
-/* Elements of the future attention of one slot in one layer. */
-static size_t future_items(const struct session *s) {
-    return (size_t)s->options.max_len * (size_t)s->model->config->n_kv_heads;
-}
-
-static int create_future(struct session *s, struct err *err) {
-    int rc = OK;
-    size_t n_layers = (size_t)s->model->config->n_layers, n = (size_t)s->options.n_slots * n_layers * future_items(s);
-    size_t real = real_size(s->model->ops, s->model->dev);
-    s->stats.future_max = device_array(s, n, real, &rc);
-    s->stats.future_sum = device_array(s, n, real, &rc);
-    s->host_future_max = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
-    s->host_future_mean = host_array(n_layers * future_items(s), sizeof(float), &rc, err);
     return rc;
 }
 
 static int create_distance_sums(struct session *s, struct err *err) {
     int rc = OK, n_bins = distance_bins(s->options.max_len, NULL);
     size_t lanes = n_lanes(s), n_slots = (size_t)s->options.n_slots, n = n_slots * lanes;
-    int64_t *edge = host_array((size_t)n_bins + 1, sizeof *edge, &rc, err);
-    int32_t *bin = host_array((size_t)s->options.max_len, sizeof *bin, &rc, err);
-    s->far_sum = host_array(n, sizeof(double), &rc, err);
-    s->sink_sum = host_array(n, sizeof(double), &rc, err);
-    s->distance_sum = host_array(n * (size_t)n_bins, sizeof(double), &rc, err);
-    s->host_sums = host_array(n * (2 + (size_t)n_bins), sizeof(double), &rc, err);
-    s->step_sums = device_array(s, n * (2 + (size_t)n_bins), sizeof(double), &rc);
-    s->bin_of_distance = device_array(s, (size_t)s->options.max_len, sizeof(int32_t), &rc);
+    int64_t *edge = session_host_array((size_t)n_bins + 1, sizeof *edge, &rc, err);
+    int32_t *bin = session_host_array((size_t)s->options.max_len, sizeof *bin, &rc, err);
+    s->far_sum = session_host_array(n, sizeof(double), &rc, err);
+    s->sink_sum = session_host_array(n, sizeof(double), &rc, err);
+    s->distance_sum = session_host_array(n * (size_t)n_bins, sizeof(double), &rc, err);
+    s->host_sums = session_host_array(n * (2 + (size_t)n_bins), sizeof(double), &rc, err);
+    s->step_sums = session_device_array(s, n * (2 + (size_t)n_bins), sizeof(double), &rc);
+    s->bin_of_distance = session_device_array(s, (size_t)s->options.max_len, sizeof(int32_t), &rc);
     if (rc == OK) {
         distance_bins(s->options.max_len, edge);
         for (int d = 0, b = 0; d < s->options.max_len; d++) {
@@ -156,29 +98,41 @@ static int create_buffers(struct session *s, struct err *err) {
     size_t n_slots = (size_t)s->options.n_slots, rows = s->options.max_rows;
     size_t real = real_size(s->model->ops, s->model->dev), lanes = n_lanes(s);
     int rc = OK;
-    s->last.slots = host_array(n_slots, sizeof(int), &rc, err);
-    s->last.row_splits = host_array(n_slots + 1, sizeof(int), &rc, err);
-    s->last.pos0 = host_array(n_slots, sizeof(int), &rc, err);
-    s->last.sequence_id = host_array(n_slots, sizeof(uint64_t), &rc, err);
-    s->sequence_id = host_array(n_slots, sizeof(uint64_t), &rc, err);
-    s->length = host_array(n_slots, sizeof(int), &rc, err);
-    s->ids = host_array(rows, sizeof(int32_t), &rc, err);
-    s->pos = host_array(rows, sizeof(int32_t), &rc, err);
-    s->target = device_array(s, rows, sizeof(int32_t), &rc);
-    s->nll = device_array(s, rows, real, &rc);
-    s->is_argmax = device_array(s, rows, 1, &rc);
-    s->sampled = device_array(s, n_slots, sizeof(int32_t), &rc);
-    s->dense = host_array(n_slots, sizeof(bool), &rc, err);
+    s->last.slots = session_host_array(n_slots, sizeof(int), &rc, err);
+    s->last.row_splits = session_host_array(n_slots + 1, sizeof(int), &rc, err);
+    s->last.pos0 = session_host_array(n_slots, sizeof(int), &rc, err);
+    s->last.sequence_id = session_host_array(n_slots, sizeof(uint64_t), &rc, err);
+    s->sequence_id = session_host_array(n_slots, sizeof(uint64_t), &rc, err);
+    s->length = session_host_array(n_slots, sizeof(int), &rc, err);
+    s->ids = session_host_array(rows, sizeof(int32_t), &rc, err);
+    s->pos = session_host_array(rows, sizeof(int32_t), &rc, err);
+    s->target = session_device_array(s, rows, sizeof(int32_t), &rc);
+    s->nll = session_device_array(s, rows, real, &rc);
+    s->is_argmax = session_device_array(s, rows, 1, &rc);
+    s->sampled = session_device_array(s, n_slots, sizeof(int32_t), &rc);
+    s->dense = session_host_array(n_slots, sizeof(bool), &rc, err);
     if (s->options.dense_prefill) {
         size_t n_open = rows * (size_t)s->model->config->n_kv_heads;
-        s->gate_history = device_array(s, n_slots * lanes, (size_t)s->options.max_len, &rc);
-        if ((s->all_open = device_array(s, n_open, 1, &rc)))
+        s->gate_history = session_device_array(s, n_slots * lanes, (size_t)s->options.max_len, &rc);
+        if ((s->all_open = session_device_array(s, n_open, 1, &rc)))
             s->model->ops->fill(s->model->dev, s->all_open, 1, n_open);
     }
     if (rc == OK &&
         !(s->head_score = model_upload_real(s->model->ops, s->model->dev, s->options.policy->head_score, lanes, err)))
         rc = ERR_MEMORY;
     return rc;
+}
+
+/* Some ops are only there for some policies, and a backend may lack them. */
+static int check_backend(const struct ops *ops, const struct session_options *options, struct err *err) {
+    const struct policy *policy = options->policy;
+    const char *missing = policy->scorer == SCORER_KEY_NORM && !ops->score_key_norm ? "norms of keys"
+                        : options->value_norms && !ops->output_norm                 ? "norms of values"
+                        : policy->evict.chunk && !ops->kv_evict                     ? "eviction"
+                                                                                    : NULL;
+    return missing ? err_set(err, ERR_USAGE, "", "policy %s needs %s, which backend %s does not have yet (use --backend cpu)",
+                             options->value_norms ? "oracle" : policy->name, missing, ops->name)
+                   : OK;
 }
 
 int session_create(const struct model *model, const struct session_options *options, struct session **out, struct err *err) {
@@ -193,20 +147,35 @@ int session_create(const struct model *model, const struct session_options *opti
         rc = err_set(err, ERR_USAGE, "",
                      "%d tokens are more than the %d positions of this model (use a smaller --max-length)", options->max_len,
                      model->config->max_positions);
+    else if (options->policy->scorer == SCORER_GIVEN && !options->scores_given)
+        rc = err_set(err, ERR_USAGE, "", "policy %s knows the future: it needs the whole text in advance, and can neither "
+                     "generate nor be timed token by token (use it in profile and verify)", options->policy->name);
+    if (rc == OK && options->dense_prefill && options->policy->evict.chunk)
+        rc = err_set(err, ERR_USAGE, "",
+                     "policy %s drops pairs at chunk boundaries, of the prompt too\n"
+                     "(for a dense prefill make the chunk as long as the prompt: --policy %s:chunk=N)",
+                     options->policy->name, options->policy->name);
+    if (rc == OK)
+        rc = policy_check(options->policy, err);
+    if (rc == OK)
+        rc = check_backend(model->ops, options, err);
     if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
-        rc = activations_create(model, options->max_rows, KEEP_NOTHING, has_stats(s), &s->a, err);
+        rc = activations_create(model, options->max_rows, KEEP_NOTHING,
+                                has_stats(s) || eviction_needs_attention(options->policy), &s->a, err);
     if (rc == OK)
         rc = model_upload_rope(model, (size_t)options->max_len, s->rope, err);
     if (rc == OK)
         rc = create_cache(s, err);
+    if (rc == OK && options->policy->gates)
+        rc = gate_layers_create(options->policy->gates, model, &s->gates, err);
     s->stats.window = options->policy->base_window;
     s->stats.sinks = options->policy->sinks;
     if (rc == OK && options->attention_stats)
         rc = create_distance_sums(s, err);
-    if (rc == OK && options->future_attention)
-        rc = create_future(s, err);
+    if (rc == OK)
+        rc = session_create_future(s, err);
     if (rc == OK)
         rc = model->ops->sync(model->dev, err);
     if (rc != OK) {
@@ -223,33 +192,21 @@ void session_free(struct session *s) {
         return;
     void *on_device[] = {s->rope[0], s->rope[1], s->head_score, s->target, s->nll, s->is_argmax, s->logits, s->last_rows,
                          s->sampled, s->bin_of_distance, s->step_sums, s->all_open, s->gate_history, s->stats.future_max,
-                         s->stats.future_sum};
+                         s->stats.future_sum, s->output_gram, s->step_norms, s->value_norm, s->given};
     void *on_host[] = {s->last.slots,  s->last.row_splits, s->last.pos0,    s->last.sequence_id,
                        s->sequence_id, s->length,          s->dense,        s->ids,
                        s->pos,         s->host_logits,     s->host_utility, s->host_open,
                        s->staging,     s->host_sums,       s->far_sum,      s->sink_sum,
-                       s->distance_sum, s->host_future_max, s->host_future_mean};
+                       s->distance_sum, s->host_future_max, s->host_future_mean, s->host_norm};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
         s->model->ops->mem_free(s->model->dev, on_device[i]);
     for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
         free(on_host[i]);
+    gate_layers_free(s->model, s->gates);
+    eviction_free(s->eviction);
     kv_cache_free(s->cache);
     activations_free(s->model, &s->a);
     free(s);
-}
-
-/* The future attention of a slot in one layer. */
-static float *future_of(const struct session *s, float *base, int layer, int slot) {
-    size_t part = (size_t)layer * (size_t)s->options.n_slots + (size_t)slot;
-    return real_at(s->model, base, part * future_items(s));
-}
-
-static void clear_future(struct session *s, int slot) {
-    size_t n_bytes = future_items(s) * real_size(s->model->ops, s->model->dev);
-    for (int l = 0; l < s->model->config->n_layers; l++) {
-        s->model->ops->fill(s->model->dev, future_of(s, s->stats.future_max, l, slot), 0, n_bytes);
-        s->model->ops->fill(s->model->dev, future_of(s, s->stats.future_sum, l, slot), 0, n_bytes);
-    }
 }
 
 void session_reset(struct session *s, int slot, uint64_t sequence_id) {
@@ -265,7 +222,22 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
         memset(s->distance_sum + at * n_bins, 0, lanes * n_bins * sizeof(double));
     }
     if (s->options.future_attention)
-        clear_future(s, slot);
+        session_clear_future(s, slot);
+    if (s->eviction)
+        eviction_reset(s->eviction, slot);
+}
+
+int session_fork(struct session *s, int from, int to, struct err *err) {
+    ASSERT(!s->dense[from] && !has_stats(s) && s->length[to] == 0);
+    if (!s->model->ops->kv_copy)
+        return err_set(err, ERR_USAGE, "", "backend %s cannot copy a sequence yet (use --backend cpu)", s->model->ops->name);
+    int rc = kv_cache_copy(s->cache, from, to, err);
+    if (rc == OK && s->eviction)
+        eviction_copy(s->eviction, from, to);
+    s->sequence_id[to] = s->sequence_id[from];
+    s->length[to] = s->length[from];
+    s->dense[to] = false;
+    return rc;
 }
 
 /* Checks a feed and writes it down as the last step. */
@@ -373,7 +345,7 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
     struct step step = {
         .batch = {s->last.n_seq, s->last.slots, s->last.row_splits, s->last.pos0, s->last.sequence_id},
         .n_rows = s->last.n_rows, .cache = s->cache, .policy = s->options.policy, .rope = s->rope,
-        .head_score = s->head_score, .a = &s->a};
+        .gates = s->gates, .given = s->given, .head_score = s->head_score, .a = &s->a};
     bool dense = s->dense[feed->slots[0]];
     for (int i = 1; i < feed->n_seq; i++)
         ASSERT(s->dense[feed->slots[i]] == dense);
@@ -383,11 +355,17 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
         clear_step_stats(s);
     if (has_stats(s))
         step.stats = &s->stats;
+    if (s->eviction)
+        step.eviction = eviction_begin_step(s->eviction, &step.batch);
     ops->upload(dev, s->a.ids, s->ids, s->last.n_rows * sizeof *s->ids);
     ops->upload(dev, s->a.pos, s->pos, s->last.n_rows * sizeof *s->pos);
     model_forward(s->model, &step);
     if (dense)
         note_gates(s);
+    if (s->options.value_norms)
+        session_note_norms(s);
+    if (s->eviction)
+        eviction_end_step(s->eviction, &step.batch);
     for (int i = 0; i < feed->n_seq; i++)
         s->length[feed->slots[i]] += feed->n_tok[i];
     return OK;
@@ -395,16 +373,16 @@ int session_feed(struct session *s, const struct feed *feed, struct err *err) {
 
 int session_prefill(struct session *s, int slot, const int32_t *tokens, size_t n_tok, size_t chunk, struct err *err) {
     int rc = OK;
-    for (size_t at = 0; at < n_tok && rc == OK; at += chunk) {
+    for (size_t at = 0, n_fed; at < n_tok && rc == OK; at += n_fed) {
         const int32_t *piece = tokens + at;
-        int n = (int)(n_tok - at < chunk ? n_tok - at : chunk);
+        int n = policy_step(s->options.policy, s->length[slot], (int)(n_tok - at < chunk ? n_tok - at : chunk));
+        n_fed = (size_t)n;
         rc = session_feed(s, &(struct feed){1, &slot, &piece, &n}, err);
     }
     return rc;
 }
 
-/* Downloads n reals as f32; valid on return (waits). */
-static int download_real(struct session *s, float *out, const float *from, size_t n, struct err *err) {
+int session_download(struct session *s, float *out, const float *from, size_t n, struct err *err) {
     size_t size = real_size(s->model->ops, s->model->dev);
     if (size == 4) {
         s->model->ops->download(s->model->dev, out, from, n * 4);
@@ -432,7 +410,7 @@ int session_nll(struct session *s, const int32_t *target, float *nll, uint8_t *i
                                            .is_argmax = is_argmax ? s->is_argmax : NULL});
     if (is_argmax)
         m->ops->download(m->dev, is_argmax, s->is_argmax, s->last.n_rows);
-    return download_real(s, nll, s->nll, s->last.n_rows, err);
+    return session_download(s, nll, s->nll, s->last.n_rows, err);
 }
 
 /* Logits of the last rows, on the device. */
@@ -441,9 +419,9 @@ static int last_logits(struct session *s, struct err *err) {
     size_t n_slots = (size_t)s->options.n_slots, d = (size_t)m->config->d_model, vocab = (size_t)m->config->vocab_size;
     int rc = OK;
     if (!s->logits) {
-        s->logits = device_array(s, n_slots * vocab, real_size(m->ops, m->dev), &rc);
-        s->last_rows = device_array(s, n_slots * d, dtype_size(m->ops->device_dtype(m->dev)), &rc);
-        s->host_logits = host_array(n_slots * vocab, sizeof(float), &rc, err);
+        s->logits = session_device_array(s, n_slots * vocab, real_size(m->ops, m->dev), &rc);
+        s->last_rows = session_device_array(s, n_slots * d, dtype_size(m->ops->device_dtype(m->dev)), &rc);
+        s->host_logits = session_host_array(n_slots * vocab, sizeof(float), &rc, err);
         if (rc != OK)
             return err_memory(err, "logits", n_slots * vocab * sizeof(float));
     }
@@ -458,7 +436,8 @@ static int last_logits(struct session *s, struct err *err) {
 int session_logits(struct session *s, const float **logits, struct err *err) {
     int rc = last_logits(s, err);
     if (rc == OK)
-        rc = download_real(s, s->host_logits, s->logits, (size_t)s->last.n_seq * (size_t)s->model->config->vocab_size, err);
+        rc = session_download(s, s->host_logits, s->logits, (size_t)s->last.n_seq * (size_t)s->model->config->vocab_size,
+                              err);
     *logits = s->host_logits;
     return rc;
 }
@@ -482,13 +461,13 @@ int session_gates(struct session *s, const float **utility, const uint8_t **open
     size_t n = s->last.n_rows * n_lanes(s);
     int rc = OK;
     if (!s->host_utility) {
-        s->host_utility = host_array(s->options.max_rows * n_lanes(s), sizeof(float), &rc, err);
-        s->host_open = host_array(s->options.max_rows * n_lanes(s), 1, &rc, err);
+        s->host_utility = session_host_array(s->options.max_rows * n_lanes(s), sizeof(float), &rc, err);
+        s->host_open = session_host_array(s->options.max_rows * n_lanes(s), 1, &rc, err);
         if (rc != OK)
             return rc;
     }
     s->model->ops->download(s->model->dev, s->host_open, s->a.open, n);
-    rc = download_real(s, s->host_utility, s->a.utility, n, err);
+    rc = session_download(s, s->host_utility, s->a.utility, n, err);
     *utility = s->host_utility;
     *open = s->host_open;
     return rc;
@@ -496,6 +475,10 @@ int session_gates(struct session *s, const float **utility, const uint8_t **open
 
 int session_length(const struct session *s, int slot) {
     return s->length[slot];
+}
+
+int session_room(const struct session *s, int slot) {
+    return s->options.max_len - s->length[slot];
 }
 
 struct kv_cache *session_cache(struct session *s) {
@@ -512,36 +495,4 @@ const double *session_sink_sum(const struct session *s, int slot) {
 
 const double *session_distance_sum(const struct session *s, int slot) {
     return s->distance_sum ? s->distance_sum + (size_t)slot * n_lanes(s) * (size_t)s->stats.n_bins : NULL;
-}
-
-/* Turns sums of one layer, in place, into means over the queries outside the window of each token and the heads of a group;
- * NaN where there is none. */
-static void future_means(const struct session *s, int layer, size_t n_tok, float *max, float *sum) {
-    const struct model_config *c = s->model->config;
-    size_t kv = (size_t)c->n_kv_heads, window = (size_t)s->stats.window, group = (size_t)c->n_heads / kv;
-    bool sliding = c->layers[layer].sliding_window > 0;
-    for (size_t t = 0; t < n_tok; t++) {
-        size_t n_queries = sliding || n_tok - t <= window ? 0 : n_tok - t - window;
-        for (size_t i = t * kv; i < (t + 1) * kv; i++) {
-            max[i] = n_queries ? max[i] : NAN;
-            sum[i] = n_queries ? sum[i] / (float)(n_queries * group) : NAN;
-        }
-    }
-}
-
-int session_future(struct session *s, int slot, const float **max, const float **mean, struct err *err) {
-    size_t n_tok = (size_t)s->length[slot], n = n_tok * (size_t)s->model->config->n_kv_heads;
-    int rc = OK;
-    ASSERT(s->options.future_attention);
-    for (int l = 0; l < s->model->config->n_layers && rc == OK; l++) {
-        float *max_host = s->host_future_max + (size_t)l * n, *mean_host = s->host_future_mean + (size_t)l * n;
-        rc = download_real(s, max_host, future_of(s, s->stats.future_max, l, slot), n, err);
-        if (rc == OK)
-            rc = download_real(s, mean_host, future_of(s, s->stats.future_sum, l, slot), n, err);
-        if (rc == OK)
-            future_means(s, l, n_tok, max_host, mean_host);
-    }
-    *max = s->host_future_max;
-    *mean = s->host_future_mean;
-    return rc;
 }

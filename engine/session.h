@@ -22,6 +22,8 @@ struct session_options {
     bool dense_prefill;           /* gates are noted but do not act until session_end_prefill() */
     bool attention_stats;         /* collect far, sink and distance sums */
     bool future_attention;        /* collect what each token gets from queries outside its window */
+    bool scores_given;            /* session_set_scores() will be called for every sequence, as foresight demands */
+    bool value_norms;             /* ... and the norms of what values become behind the output projection */
 };
 
 struct session;
@@ -31,6 +33,13 @@ void session_free(struct session *s);
 
 /* Empties a slot for a new sequence; sequence_id keys random gates and sampling. */
 void session_reset(struct session *s, int slot, uint64_t sequence_id);
+
+/* With scores_given: the scores of the n_tok tokens that the slot will be fed, (n_layers, n_tok, n_kv_heads) host;
+ * after its reset, before it is fed. Waits. */
+int session_set_scores(struct session *s, int slot, const float *scores, size_t n_tok, struct err *err);
+/* A slot that is empty since its reset goes on from where `from` is: same tokens fed, same cache, same sequence_id. Not in a
+ * dense prefill (session_end_prefill() first), nor with attention_stats or future_attention. */
+int session_fork(struct session *s, int from, int to, struct err *err);
 
 /* The next tokens of n_seq different slots. */
 struct feed {
@@ -74,6 +83,8 @@ int session_gates(struct session *s, const float **utility, const uint8_t **open
 
 /* Tokens fed to a slot since its reset. */
 int session_length(const struct session *s, int slot);
+/* ... and tokens that it still takes. */
+int session_room(const struct session *s, int slot);
 
 /* The cache, for counters (kv_cache_read_counts) and tests. */
 struct kv_cache *session_cache(struct session *s);
@@ -89,6 +100,11 @@ const double *session_distance_sum(const struct session *s, int slot);
  * NaN where there is no such query and in the model's own sliding layers. Only with future_attention. Borrowed until the
  * next call. Waits. */
 int session_future(struct session *s, int slot, const float **max, const float **mean, struct err *err);
+
+/* The scores that a policy with foresight wants of the tokens of a slot, from a session under full attention with
+ * future_attention (and value_norms where they count): (n_layers, session_length(), n_kv_heads) f32 in host memory, 0 where
+ * no query lies outside the window. Borrowed until the next call. Waits. */
+int session_foresee(struct session *s, int slot, const struct foresight *what, const float **scores, struct err *err);
 
 /* Bins of query-key distance: bin 0 holds distance 0; then four an octave, edges ceil(2^(i/4)) without repeats.
  * Returns the number of bins for distances below max_len and, when edge is not NULL, writes n + 1 edges (edge[n] is past

@@ -211,6 +211,19 @@ static void guard_score_random(struct device *dev, const struct kv_batch *batch,
     end(dev);
 }
 
+static void guard_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads,
+                                 size_t head_dim, float *u) {
+    begin(dev);
+    ref_score_key_norm(dev, k, ld, n_rows, n_kv_heads, head_dim, u);
+    end(dev);
+}
+
+static void guard_output_norm(struct device *dev, const struct output_norm_args *a) {
+    begin(dev);
+    ref_output_norm(dev, a);
+    end(dev);
+}
+
 static void guard_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open) {
     begin(dev);
     ref_gate(dev, u, n, threshold, strict, open);
@@ -241,9 +254,45 @@ static void guard_kv_prune(struct device *dev, struct kv_cache *cache, int slot,
     end(dev);
 }
 
+static void guard_kv_evict(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *keep) {
+    begin(dev);
+    ref_kv_evict(dev, cache, slot, layer, keep);
+    end(dev);
+}
+
+static void guard_query_sums(struct device *dev, const struct query_sums_args *a) {
+    begin(dev);
+    ref_query_sums(dev, a);
+    end(dev);
+}
+
+static void guard_column_score(struct device *dev, const struct column_score_args *a) {
+    begin(dev);
+    ref_column_score(dev, a);
+    end(dev);
+}
+
+static void guard_expected_score(struct device *dev, const struct expected_score_args *a) {
+    begin(dev);
+    ref_expected_score(dev, a);
+    end(dev);
+}
+
+static void guard_select_top(struct device *dev, const struct select_top_args *a) {
+    begin(dev);
+    ref_select_top(dev, a);
+    end(dev);
+}
+
 static void guard_kv_reset(struct device *dev, struct kv_cache *cache, int slot) {
     begin(dev);
     ref_kv_reset(dev, cache, slot);
+    end(dev);
+}
+
+static void guard_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to) {
+    begin(dev);
+    ref_kv_copy(dev, cache, from, to);
     end(dev);
 }
 
@@ -419,12 +468,20 @@ const struct ops *ops_guard(void) {
         .predict = guard_predict,
         .score_const = guard_score_const,
         .score_random = guard_score_random,
+        .score_key_norm = guard_score_key_norm,
+        .output_norm = guard_output_norm,
         .gate = guard_gate,
         .attend_cache = guard_attend_cache,
         .attend_stats = guard_attend_stats,
         .kv_append = guard_kv_append,
         .kv_prune = guard_kv_prune,
+        .kv_evict = guard_kv_evict,
+        .query_sums = guard_query_sums,
+        .column_score = guard_column_score,
+        .expected_score = guard_expected_score,
+        .select_top = guard_select_top,
         .kv_reset = guard_kv_reset,
+        .kv_copy = guard_kv_copy,
         .kv_read = guard_kv_read,
         .nll = guard_nll,
         .logits = guard_logits,

@@ -9,7 +9,7 @@
 
 enum {
     SLAB_BYTES = 4 << 20, /* the pool grows by at least this much */
-    COUNTER_PAD = 16,     /* n_free stands alone in its cache line, the arrays behind it start on the next */
+    COUNTER_PAD = 16,     /* n_free has a cache line of its own, the arrays behind it start on the next */
 };
 
 static const char WHERE[] = "KV cache";
@@ -119,13 +119,14 @@ static int device_array(struct kv_cache *c, size_t count, size_t size, int byte,
     return OK;
 }
 
-static int arrays_alloc(struct kv_cache *c, struct err *err) {
-    size_t lanes = n_lanes(c), list, ring;
+static int arrays_alloc(struct kv_cache *c, bool positions, struct err *err) {
+    size_t lanes = n_lanes(c), list, ring, pairs;
     int rc;
     c->counters_host = mem_alloc(n_counters(c), sizeof *c->counters_host, "the counters of a KV cache", err);
     if (!c->counters_host)
         return ERR_MEMORY;
-    if (!size_mul(lanes, (size_t)c->list_len, &list) || !size_mul(lanes, (size_t)c->ring_len, &ring))
+    if (!size_mul(lanes, (size_t)c->list_len, &list) || !size_mul(lanes, (size_t)c->ring_len, &ring) ||
+        !size_mul(lanes, (size_t)c->max_len, &pairs))
         return err_memory(err, "a KV cache", SIZE_MAX);
     if ((rc = device_array(c, n_counters(c), 4, 0, &c->n_free, err)) ||
         (rc = device_array(c, lanes, 8, 0, &c->visible_pairs, err)) ||
@@ -133,6 +134,7 @@ static int arrays_alloc(struct kv_cache *c, struct err *err) {
         (rc = device_array(c, (size_t)c->n_layers, 1, 0, &c->ring_only, err)) ||
         (rc = device_array(c, list, 4, 0xFF, &c->page_list, err)) ||
         (rc = device_array(c, ring, 1, 0, &c->ring_open, err)) ||
+        (positions && (rc = device_array(c, pairs, 4, 0xFF, &c->long_pos, err))) ||
         (rc = device_array(c, c->n_pages_max, 4, 0xFF, &c->free_pages, err)))
         return rc;
     c->n_fed = c->n_free + COUNTER_PAD;
@@ -154,8 +156,8 @@ int kv_cache_create(const struct ops *ops, struct device *dev, const struct kv_c
         return ERR_MEMORY;
     cache->ops = ops;
     cache->dev = dev;
-    if ((rc = options_copy(cache, options, err)) || (rc = geometry_derive(cache, err)) || (rc = arrays_alloc(cache, err)) ||
-        (rc = ops->sync(dev, err)))
+    if ((rc = options_copy(cache, options, err)) || (rc = geometry_derive(cache, err)) ||
+        (rc = arrays_alloc(cache, options->positions, err)) || (rc = ops->sync(dev, err)))
         goto out;
     *out = cache;
     cache = NULL;
@@ -167,7 +169,8 @@ out:
 void kv_cache_free(struct kv_cache *c) {
     if (!c)
         return;
-    void *arrays[] = {c->n_free, c->visible_pairs, c->window, c->ring_only, c->page_list, c->ring_open, c->free_pages};
+    void *arrays[] = {c->n_free,    c->visible_pairs, c->window,     c->ring_only, c->page_list,
+                      c->ring_open,  c->long_pos,      c->free_pages};
     if (c->pool)
         c->ops->mem_release(c->dev, c->pool, c->n_pages_max * c->page_bytes);
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
@@ -183,6 +186,42 @@ void kv_cache_reset(struct kv_cache *cache, int slot) {
     cache->ops->kv_reset(cache->dev, cache, slot);
 }
 
+/* Gives a lane without pages the pages of another, copied. */
+static bool lane_copy_pages(struct kv_cache *c, size_t from, size_t to) {
+    for (size_t i = 0; i < (size_t)c->list_len; i++) {
+        int32_t source = c->page_list[from * (size_t)c->list_len + i];
+        int32_t *page = &c->page_list[to * (size_t)c->list_len + i];
+        ASSERT(*page < 0);
+        if (source < 0)
+            continue;
+        if (*c->n_free == 0)
+            return false;
+        *page = c->free_pages[--*c->n_free];
+        c->n_free[1] = *c->n_free < c->n_free[1] ? *c->n_free : c->n_free[1];
+        memcpy((char *)c->pool + (size_t)*page * c->page_bytes, (const char *)c->pool + (size_t)source * c->page_bytes,
+               c->page_bytes);
+    }
+    return true;
+}
+
+bool kv_slot_copy(struct kv_cache *c, int from, int to) {
+    for (size_t head = 0; head < n_heads_all(c); head++) {
+        size_t a = kv_lane(c, from, 0, 0) + head, b = kv_lane(c, to, 0, 0) + head, ring = (size_t)c->ring_len;
+        ASSERT(a != b && c->n_fed[b] == 0);
+        if (!lane_copy_pages(c, a, b))
+            return false;
+        memcpy(c->ring_open + b * ring, c->ring_open + a * ring, ring);
+        if (c->long_pos)
+            memcpy(c->long_pos + b * (size_t)c->max_len, c->long_pos + a * (size_t)c->max_len,
+                   (size_t)c->n_long[a] * sizeof *c->long_pos);
+        c->n_fed[b] = c->n_fed[a];
+        c->n_long[b] = c->n_long[a];
+        c->n_kept[b] = c->n_kept[a];
+        c->visible_pairs[b] = c->visible_pairs[a];
+    }
+    return true;
+}
+
 /* ---- growth ---------------------------------------------------------------------------------------------------- */
 
 /* Downloads the counters and updates the peak. */
@@ -191,7 +230,7 @@ static int counters_read(struct kv_cache *c, struct err *err) {
     int rc = c->ops->sync(c->dev, err);
     if (rc)
         return rc;
-    size_t held = c->n_pages - (size_t)c->counters_host[0];
+    size_t held = c->n_pages - (size_t)c->counters_host[1];
     c->n_pages_peak = held > c->n_pages_peak ? held : c->n_pages_peak;
     return OK;
 }
@@ -217,11 +256,11 @@ static int pool_grow(struct kv_cache *c, size_t n_free, size_t n_more, struct er
         return ERR_MEMORY;
     for (size_t i = 0; i < n_new; i++) /* the lowest on top of the stack */
         numbers[i] = (int32_t)(c->n_pages + n_new - 1 - i);
-    int32_t n_free_new = (int32_t)(n_free + n_new);
+    int32_t n_free_new[2] = {(int32_t)(n_free + n_new), (int32_t)(n_free + n_new)};
     int rc = OK;
     if (c->ops->mem_commit(c->dev, c->pool, (c->n_pages + n_new) * c->page_bytes)) {
         c->ops->upload(c->dev, c->free_pages + n_free, numbers, n_new * sizeof *numbers);
-        c->ops->upload(c->dev, c->n_free, &n_free_new, sizeof n_free_new);
+        c->ops->upload(c->dev, c->n_free, n_free_new, sizeof n_free_new);
         c->n_pages += n_new;
     } else {
         rc = err_set(err, ERR_MEMORY, WHERE, "the device has no room for %zu bytes of keys and values, %zu are in use "
@@ -252,6 +291,24 @@ int kv_cache_reserve(struct kv_cache *cache, int n_seq, const int *slots, const 
     return wanted > n_free ? pool_grow(cache, n_free, wanted - n_free, err) : OK;
 }
 
+int kv_cache_copy(struct kv_cache *c, int from, int to, struct err *err) {
+    size_t wanted = 0, slots = (size_t)c->page_slots;
+    ASSERT(from != to && from >= 0 && from < c->n_slots && to >= 0 && to < c->n_slots);
+    int rc = counters_read(c, err);
+    if (rc)
+        return rc;
+    for (size_t head = 0; head < n_heads_all(c); head++) {
+        size_t lane = kv_lane(c, from, 0, 0) + head, fed = (size_t)host_copy(c, c->n_fed)[lane];
+        wanted += ceil_div(min_size(fed, (size_t)c->window_host[head]), slots) +
+                  ceil_div((size_t)host_copy(c, c->n_long)[lane], slots);
+    }
+    size_t n_free = (size_t)c->counters_host[0];
+    if (wanted > n_free && (rc = pool_grow(c, n_free, wanted - n_free, err)))
+        return rc;
+    c->ops->kv_copy(c->dev, c, from, to);
+    return OK;
+}
+
 /* ---- figures --------------------------------------------------------------------------------------------------- */
 
 int kv_cache_read_counts(struct kv_cache *c, int slot, struct kv_counts *out, struct err *err) {
@@ -277,6 +334,17 @@ int kv_cache_read_counts(struct kv_cache *c, int slot, struct kv_counts *out, st
     return OK;
 }
 
+int kv_cache_read_positions(struct kv_cache *c, int slot, int layer, int kv_head, int32_t *pos, int *n, struct err *err) {
+    size_t lane = kv_lane(c, slot, layer, kv_head);
+    ASSERT(c->long_pos);
+    int rc = counters_read(c, err);
+    if (rc)
+        return rc;
+    *n = host_copy(c, c->n_long)[lane];
+    c->ops->download(c->dev, pos, c->long_pos + lane * (size_t)c->max_len, (size_t)*n * sizeof *pos);
+    return c->ops->sync(c->dev, err);
+}
+
 size_t kv_cache_peak_bytes(const struct kv_cache *cache) {
     return cache->n_pages_peak * cache->page_bytes;
 }
@@ -285,7 +353,7 @@ size_t kv_cache_peak_bytes(const struct kv_cache *cache) {
 
 /* Host copies of everything that the check looks at. */
 struct snapshot {
-    int32_t *counters, *page_list, *free_pages;
+    int32_t *counters, *page_list, *free_pages, *long_pos;
     uint8_t *ring_open, *page_seen;
     uint64_t *visible_pairs;
     const int32_t *n_fed, *n_long, *n_kept;
@@ -295,6 +363,7 @@ static void snapshot_free(struct snapshot *s) {
     free(s->counters);
     free(s->page_list);
     free(s->free_pages);
+    free(s->long_pos);
     free(s->ring_open);
     free(s->page_seen);
     free(s->visible_pairs);
@@ -308,6 +377,8 @@ static int snapshot_take(const struct kv_cache *c, struct snapshot *s, struct er
     s->ring_open = mem_alloc(ring, 1, "a copy of the ring gates", err);
     s->visible_pairs = mem_alloc(lanes, 8, "a copy of the pair counts", err);
     s->page_seen = mem_alloc(c->n_pages, 1, "marks of pages", err);
+    if (c->long_pos && !(s->long_pos = mem_alloc(lanes * (size_t)c->max_len, 4, "a copy of the positions", err)))
+        return ERR_MEMORY;
     if (!s->counters || !s->page_list || !s->free_pages || !s->ring_open || !s->visible_pairs || !s->page_seen)
         return ERR_MEMORY;
     c->ops->download(c->dev, s->counters, c->n_free, n_counters(c) * 4);
@@ -315,6 +386,8 @@ static int snapshot_take(const struct kv_cache *c, struct snapshot *s, struct er
     c->ops->download(c->dev, s->free_pages, c->free_pages, c->n_pages_max * 4);
     c->ops->download(c->dev, s->ring_open, c->ring_open, ring);
     c->ops->download(c->dev, s->visible_pairs, c->visible_pairs, lanes * 8);
+    if (c->long_pos)
+        c->ops->download(c->dev, s->long_pos, c->long_pos, lanes * (size_t)c->max_len * 4);
     s->n_fed = s->counters + (c->n_fed - c->n_free);
     s->n_long = s->counters + (c->n_long - c->n_free);
     s->n_kept = s->counters + (c->n_kept - c->n_free);
@@ -353,6 +426,16 @@ static const char *check_counters(const struct kv_cache *c, const struct snapsho
     return NULL;
 }
 
+/* Positions of long-term pairs, where noted: ascending, none in the ring, sinks first and all of them. */
+static const char *check_positions(const struct kv_cache *c, const struct snapshot *s, size_t lane) {
+    const int32_t *pos = s->long_pos + lane * (size_t)c->max_len;
+    int32_t sinks = s->n_long[lane] - s->n_kept[lane], left = s->n_fed[lane] - c->window_host[lane % n_heads_all(c)];
+    for (int32_t i = 0; s->long_pos && i < s->n_long[lane]; i++)
+        if (pos[i] >= left || (i < sinks ? pos[i] != i : pos[i] < c->sinks) || (i > 0 && pos[i] <= pos[i - 1]))
+            return "the position of a long-term pair is out of order";
+    return NULL;
+}
+
 /* The page list of one lane against its counters. */
 static const char *check_pages(const struct kv_cache *c, struct snapshot *s, size_t lane) {
     size_t window = (size_t)c->window_host[lane % n_heads_all(c)], slots = (size_t)c->page_slots;
@@ -373,7 +456,7 @@ static const char *check_pages(const struct kv_cache *c, struct snapshot *s, siz
 }
 
 static const char *check_free_list(const struct kv_cache *c, struct snapshot *s) {
-    int32_t n_free = s->counters[0];
+    int32_t n_free = s->counters[0], fewest = s->counters[1];
     if (c->n_pages > c->n_pages_max || n_free < 0 || (size_t)n_free > c->n_pages)
         return "the number of free pages is out of range";
     for (int32_t i = 0; i < n_free; i++)
@@ -382,7 +465,7 @@ static const char *check_free_list(const struct kv_cache *c, struct snapshot *s)
     for (size_t page = 0; page < c->n_pages; page++)
         if (!s->page_seen[page])
             return "a page is neither held nor free";
-    return NULL;
+    return fewest < 0 || fewest > n_free ? "the fewest free pages are more than there are" : NULL;
 }
 
 int kv_cache_check(const struct kv_cache *cache, struct err *err) {
@@ -393,7 +476,8 @@ int kv_cache_check(const struct kv_cache *cache, struct err *err) {
     if (rc)
         goto out;
     for (; lane < n_lanes(cache); lane++)
-        if ((problem = check_counters(cache, &s, lane)) || (problem = check_pages(cache, &s, lane))) {
+        if ((problem = check_counters(cache, &s, lane)) || (problem = check_pages(cache, &s, lane)) ||
+            (problem = check_positions(cache, &s, lane))) {
             rc = err_set(err, ERR_INPUT, WHERE, "slot %zu, layer %zu, KV head %zu (n_fed %d, n_long %d, n_kept %d): %s",
                          lane / heads, lane % heads / (size_t)cache->n_kv_heads, lane % (size_t)cache->n_kv_heads,
                          s.n_fed[lane], s.n_long[lane], s.n_kept[lane], problem);

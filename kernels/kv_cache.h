@@ -3,7 +3,7 @@
  * One cache serves `n_slots` sequences of one model. Every (slot, layer, KV head) - a "lane" - owns
  *   - a ring with the last `window` pairs: the pair of position p lies in ring slot p % window, together with its gate;
  *   - a long-term store: the pairs that left the ring with an open gate (and every pair of a position below `sinks`), in
- *     order of position, never removed by write-time policies.
+ *     order of position. Write-time policies never remove them again; eviction policies do (ops->kv_evict).
  * Both live in pages of `page_slots` pairs taken from one pool. Ring pages are taken when first written, so a sequence
  * shorter than its window holds fewer of them. Pages of one lane are listed in `page_list`: ring pages first
  * (ceil(window / page_slots) places, -1 while not yet taken), then long-term pages.
@@ -36,6 +36,7 @@ struct kv_cache_options {
     const int *window;    /* (n_layers, n_kv_heads), each >= 1; copied, values above max_len as max_len (the same rule) */
     const bool *ring_only; /* (n_layers): the model's own sliding layers, nothing is kept and sinks do not act; copied */
     int sinks;            /* positions below it stay visible for ever */
+    bool positions;       /* note the position of every long-term pair: eviction needs it */
     enum dtype dtype;     /* of the cached pairs: F32 or BF16 (F64 in the reference) */
 };
 
@@ -64,8 +65,9 @@ struct kv_cache {
     int32_t *n_long;          /* (lane) pairs in the long-term store, sinks included */
     int32_t *n_kept;          /* (lane) those of them with position >= sinks */
     uint64_t *visible_pairs;  /* (lane) query-key pairs attended since the slot was reset */
+    int32_t *long_pos;        /* (lane, max_len) position of each long-term pair; NULL = not noted */
     int32_t *free_pages;      /* (n_pages_max) stack of free page numbers */
-    int32_t *n_free;          /* (1) */
+    int32_t *n_free;          /* (2) free pages; the fewest there were since the pool grew last */
 };
 
 /* What the host may want to know about one slot; arrays of (n_layers, n_kv_heads). Any may be NULL. */
@@ -84,6 +86,12 @@ void kv_cache_free(struct kv_cache *cache);
 /* Gives all pages of a slot back and zeroes its counters. */
 void kv_cache_reset(struct kv_cache *cache, int slot);
 
+/* An empty slot `to` becomes an equal of `from`: pairs, gates and counters. ERR_MEMORY when the device has no more pages. */
+int kv_cache_copy(struct kv_cache *cache, int from, int to, struct err *err);
+
+/* The kv_copy op of backends whose device memory the host may touch. False when the free list runs out. */
+bool kv_slot_copy(struct kv_cache *cache, int from, int to);
+
 /* Makes sure that feeding n_rows[i] more tokens to slot slots[i] cannot run out of pages: grows the pool by whole slabs
  * when the upper bound of pages needed passes what is free. ERR_MEMORY when the device has no more. */
 int kv_cache_reserve(struct kv_cache *cache, int n_seq, const int *slots, const int *n_rows, struct err *err);
@@ -91,8 +99,12 @@ int kv_cache_reserve(struct kv_cache *cache, int n_seq, const int *slots, const 
 /* Waits for the device and reads the counters of a slot. */
 int kv_cache_read_counts(struct kv_cache *cache, int slot, struct kv_counts *out, struct err *err);
 
-/* The most bytes of pages that all slots together held, as far as reserve and read_counts have looked: each looks
- * before it returns, so the figure is exact when read_counts precedes the reset of a slot. */
+/* Waits for the device and reads the positions of a lane's long-term pairs (max_len at most) and how many there are; only
+ * with `positions`. */
+int kv_cache_read_positions(struct kv_cache *cache, int slot, int layer, int kv_head, int32_t *pos, int *n, struct err *err);
+
+/* The most bytes of pages that all slots together held, before every eviction too, until reserve or read_counts looked
+ * last. */
 size_t kv_cache_peak_bytes(const struct kv_cache *cache);
 
 /* Checks every invariant: each page held once or free, lists as long as the counts say, n_kept + min(n_fed, sinks kept)

@@ -87,6 +87,15 @@ struct predict_args {
     float *u;                  /* (n_rows, n_kv_heads) f32 */
 };
 
+/* The largest sqrt(v gram[h] v) over the query heads h of the group of v: with gram[h] = W_o[h]^T W_o[h] the norm of what a
+ * value becomes behind the output projection. 0 where rounding makes the product negative. */
+struct output_norm_args {
+    const float *v;      /* (n_rows, n_kv_heads * head_dim) f32, ld_v */
+    const float *gram;   /* (n_heads, head_dim, head_dim) f32, symmetric */
+    size_t n_rows, n_heads, n_kv_heads, head_dim, ld_v;
+    float *norm;         /* (n_rows, n_kv_heads) f32 */
+};
+
 /* The rows of one step: n_seq runs of consecutive rows, run i = rows row_splits[i] .. row_splits[i+1]-1 = the next tokens
  * of cache slot slots[i], first of them at position pos0[i] = tokens fed before. Host arrays, read during the call. */
 struct kv_batch {
@@ -113,6 +122,10 @@ struct attend_args {
     float softcap;           /* 0 = none, else cap * tanh(logit / cap) */
     void *out;               /* (n_rows, n_heads * head_dim) act, contiguous */
     float *lse;              /* NULL, or (n_rows, n_heads) f32: log of the sum of exp(logit) over visible keys */
+    float *column_sum;       /* NULL, or (n_slots, n_kv_heads, max_len) f32 by cache slot and position of the key, added to:
+                                its softmax weights, mean over the group's query heads, summed over the queries of positions
+                                >= column_from. Then lse is there too, and the cache notes positions */
+    const int *column_from;  /* (n_seq) host */
 };
 
 /* Sums of softmax weights of a step, for head maps and the oracle of dense models (method.md section 11). Every output is
@@ -129,6 +142,52 @@ struct attend_stats_args {
     float *future_max, *future_sum;   /* (n_slots, max_len, n_kv_heads) f32 by cache slot and position s of the key: the
                                          largest weight, and the sum, from queries t >= s + window of all query heads of
                                          the group; both NULL to skip */
+};
+
+/* Sums of queries before their rotation, for policies that expect future queries to resemble past ones: per query head the
+ * sum of q (head_dim), then of q q^T (head_dim, head_dim) on and above the diagonal, over the rows of positions >= skip. Added
+ * to; nothing reads or writes below the diagonal. */
+struct query_sums_args {
+    struct kv_batch batch;
+    const float *q;          /* (n_rows, n_heads * head_dim) f32, ld_q */
+    size_t n_heads, head_dim, ld_q;
+    int skip;
+    double *sum;             /* (n_slots, n_heads, head_dim * (head_dim + 1)) f64 */
+};
+
+/* Scores of the long-term pairs of one layer of a slot, in their order, from what attention added up. Pairs of sinks score
+ * INFINITY. */
+struct column_score_args {
+    const struct kv_cache *cache; /* with positions */
+    int slot, layer;
+    const float *column_sum;      /* (n_slots, n_kv_heads, max_len) f32 by position */
+    bool mean_heads;              /* the mean over KV heads counts for all of them */
+    int pool;                     /* odd: mean over this many neighbours in the store, zeros beyond its ends and for sinks */
+    float *score;                 /* (n_kv_heads, max_len) f32; the first n_long of each head are written */
+};
+
+/* The same from sums of queries (Expected Attention, arXiv 2510.00636): with mean m and covariance S of the queries and R
+ * the mean rotation of future positions, softmax over the pairs of scale m.R'k + scale^2 / 2 R'k.S R'k, meant over the query
+ * heads of the group, times |v|. Sinks are outside the softmax. */
+struct expected_score_args {
+    const struct kv_cache *cache;
+    int slot, layer;
+    size_t n_heads;
+    const double *query_sum;  /* (n_slots, n_heads, head_dim * (head_dim + 1)) f64 */
+    int n_queries;            /* in the sums; 0: no query is known and only |v| counts */
+    const float *rotation;    /* (head_dim) f32: row of the RoPE table of the last position; NULL = no rotation */
+    const float *future;      /* (head_dim) f32: mean cosines and sines of the steps from there to future positions */
+    float scale;
+    float *score;             /* (n_kv_heads, max_len) f32 */
+};
+
+/* Marks the k best scores of each set of n_lanes neighbouring lanes; ties go to the lower lane, then the lower index. NaN is
+ * never marked. Lane i has n[i] scores, the first of its row. */
+struct select_top_args {
+    const float *score;       /* (n_sets * n_lanes, stride) f32 */
+    const int32_t *n;         /* (n_sets * n_lanes) */
+    size_t n_sets, n_lanes, stride, k;
+    uint8_t *keep;            /* (n_sets * n_lanes, stride) u8: 1 or 0 for every score */
 };
 
 /* Takes the step's pairs into the cache, after attend_cache of the same layer: pairs that leave the ring go to the
@@ -224,6 +283,10 @@ struct ops {
     /* u (n_rows, n_kv_heads) f32 = rng_uniform(seed, sequence, layer, kv_head, position): open at threshold 1 - density */
     void (*score_random)(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                          float *u);
+    /* u (n_rows, n_kv_heads) f32 = -|k[row, kv_head]|, the Euclidean norm; k (n_rows, n_kv_heads * head_dim) f32, ld. */
+    void (*score_key_norm)(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                           float *u);
+    void (*output_norm)(struct device *dev, const struct output_norm_args *a);
     /* open (n) u8 = u >= threshold (strict: u > threshold), compared in f32; NaN is closed */
     void (*gate)(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
 
@@ -236,8 +299,18 @@ struct ops {
      * order, pages that are not needed any more go back, and the ring's gates take the same values. open (n_fed, n_kv_heads)
      * u8. n_long and n_kept are counted anew, visible_pairs stays. Does nothing in ring_only layers. */
     void (*kv_prune)(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *open);
+    /* Long-term pair i of a head of the layer stays when keep[kv_head * max_len + i] != 0 or it is a sink; the others go as
+     * under kv_prune. keep (n_kv_heads, max_len) u8. */
+    void (*kv_evict)(struct device *dev, struct kv_cache *cache, int slot, int layer, const uint8_t *keep);
+    void (*query_sums)(struct device *dev, const struct query_sums_args *a);
+    void (*column_score)(struct device *dev, const struct column_score_args *a);
+    void (*expected_score)(struct device *dev, const struct expected_score_args *a);
+    void (*select_top)(struct device *dev, const struct select_top_args *a);
     /* Gives the slot's pages back and zeroes its counters. */
     void (*kv_reset)(struct device *dev, struct kv_cache *cache, int slot);
+    /* Slot `to`, which must be empty, becomes an equal of slot `from` in pages of its own; kv_cache_copy() made sure that
+     * there are enough. */
+    void (*kv_copy)(struct device *dev, struct kv_cache *cache, int from, int to);
     /* Logical rows of a lane: pairs index[0..n) counted as long-term entries 0 .. n_long-1, then ring slots by position
      * ascending; k and v (n, head_dim) f32, device memory. For tests and statistics. */
     void (*kv_read)(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
@@ -248,6 +321,9 @@ struct ops {
     /* out (n_rows, vocab_size) f32 = softcap(x w^T) */
     void (*logits)(struct device *dev, const struct weight *w, const void *x, float softcap, size_t n_rows, float *out);
     void (*sample)(struct device *dev, const struct sample_args *a);
+
+    /* score_key_norm, output_norm, kv_copy, and kv_evict with all that belongs to eviction may be NULL: sessions that need
+     * them are refused. */
 
     const struct train_ops *train; /* kernels/train_ops.h; NULL where the backend does not train */
 };

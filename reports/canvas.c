@@ -1,12 +1,9 @@
 #include "reports/canvas.h"
 
 #include <cairo.h>
-#include <png.h>
-#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/mem.h"
 #include "reports/text.h"
 
@@ -73,6 +70,15 @@ int canvas_create_svg(int width, int height, const char *alt, struct str *text, 
     str_puts(text, "\">\n");
     svg_hatch_pattern(c);
     return OK;
+}
+
+void canvas_put_style(struct canvas *c) {
+    static const char *const classes[] = {[PAINT_TEXT] = "t", [PAINT_MUTED] = "m", [PAINT_RULE] = "r", [PAINT_BAR] = "b"};
+    str_puts(c->svg, "<style>text{font-family:\"DejaVu Sans\",Verdana,Arial,sans-serif}");
+    for (int kind = PAINT_TEXT; kind <= PAINT_BAR; kind++)
+        str_printf(c->svg, ".%s{fill:#%02x%02x%02x}", classes[kind], theme[kind].r, theme[kind].g, theme[kind].b);
+    str_puts(c->svg, "</style>\n");
+    canvas_rect(c, 0, 0, c->width, c->height, (struct paint){PAINT_COLOR, {255, 255, 255}}, NULL);
 }
 
 static void svg_fill(struct canvas *c, struct paint paint) {
@@ -191,34 +197,6 @@ double canvas_text_width(const char *text, int size, bool bold) {
     return extents.x_advance;
 }
 
-static bool is_ascii(const char *text) {
-    for (; *text; text++)
-        if ((unsigned char)*text >= 0x80)
-            return false;
-    return true;
-}
-
-/* libpng takes char * but does not write through it. */
-static char *borrow(const char *text) {
-    return (char *)(uintptr_t)text;
-}
-
-static void set_text_chunk(png_structp png, png_infop info, const struct canvas_fact *fact) {
-    struct str clean = {0};
-    text_put_clean(&clean, fact->text);
-    png_text chunk = {.compression = PNG_TEXT_COMPRESSION_NONE,
-                      .key = borrow(fact->key),
-                      .text = borrow(str_text(&clean)),
-                      .text_length = clean.len};
-    if (!is_ascii(chunk.text)) {
-        chunk.compression = PNG_ITXT_COMPRESSION_NONE;
-        chunk.itxt_length = clean.len;
-        chunk.text_length = 0;
-    }
-    png_set_text(png, info, &chunk, 1); /* copies */
-    str_free(&clean);
-}
-
 /* One row of RGB from one of cairo's native 32-bit pixels. */
 static void pack_row(const unsigned char *from, unsigned char *to, size_t n) {
     for (size_t i = 0; i < n; i++) {
@@ -230,66 +208,34 @@ static void pack_row(const unsigned char *from, unsigned char *to, size_t n) {
     }
 }
 
-/* Everything between the two libpng structs; libpng reports failure by jumping back here. */
-static int encode(png_structp png, png_infop info, struct canvas *c, const struct canvas_fact *facts, size_t n_facts,
-                  unsigned char *row, FILE *stream) {
-    const png_uint_32 width = (png_uint_32)(c->width * CANVAS_SCALE), height = (png_uint_32)(c->height * CANVAS_SCALE);
-    const png_uint_32 dots_per_metre = 3780 * CANVAS_SCALE; /* 96 dpi a unit */
-    if (setjmp(png_jmpbuf(png)))
-        return ERR_IO;
-    png_init_io(png, stream);
-    png_set_IHDR(png, info, width, height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
-                 PNG_FILTER_TYPE_DEFAULT);
-    png_set_sRGB(png, info, PNG_sRGB_INTENT_PERCEPTUAL);
-    png_set_pHYs(png, info, dots_per_metre, dots_per_metre, PNG_RESOLUTION_METER);
-    for (size_t i = 0; i < n_facts; i++)
-        set_text_chunk(png, info, &facts[i]);
-    png_write_info(png, info);
-    for (png_uint_32 y = 0; y < height; y++) {
-        pack_row(cairo_image_surface_get_data(c->surface) + (size_t)y * (size_t)cairo_image_surface_get_stride(c->surface),
-                 row, width);
-        png_write_row(png, row);
-    }
-    png_write_end(png, info);
-    return OK;
-}
-
-static void on_png_error(png_structp png, png_const_charp message) {
-    err_set(png_get_error_ptr(png), ERR_IO, "libpng", "%s", message);
-    png_longjmp(png, 1);
-}
-
-static void on_png_warning(png_structp png, png_const_charp message) {
-    (void)png, (void)message; /* a doubtful text chunk is no reason to print from a library */
-}
-
-int canvas_write_png(struct canvas *c, const struct canvas_fact *facts, size_t n_facts, const char *path, struct err *err) {
-    struct file_out out = {0};
-    struct err png_err = {0};
-    png_structp png = NULL;
-    png_infop info = NULL;
-    unsigned char *row = NULL;
-    int rc;
-    ASSERT(!c->svg);
-    if (cairo_status(c->cairo) != CAIRO_STATUS_SUCCESS)
-        return cairo_error(err, cairo_status(c->cairo));
+void canvas_get_row(struct canvas *c, int y, unsigned char *rgb) {
+    ASSERT(!c->svg && y >= 0 && y < c->height * CANVAS_SCALE);
     cairo_surface_flush(c->surface);
-    if ((rc = file_out_open(&out, path, err)) != OK)
-        goto out;
-    if (!(row = mem_alloc((size_t)c->width * CANVAS_SCALE, 3, "a picture row", err)) ||
-        !(png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &png_err, on_png_error, on_png_warning)) ||
-        !(info = png_create_info_struct(png))) {
-        rc = err_memory(err, "a picture", 0);
-        goto out;
+    pack_row(cairo_image_surface_get_data(c->surface) + (size_t)y * (size_t)cairo_image_surface_get_stride(c->surface), rgb,
+             (size_t)c->width * CANVAS_SCALE);
+}
+
+int canvas_check(const struct canvas *c, struct err *err) {
+    cairo_status_t status = cairo_status(c->cairo);
+    return status == CAIRO_STATUS_SUCCESS ? OK : cairo_error(err, status);
+}
+
+int canvas_write_png(struct canvas *c, const struct picture_fact *facts, size_t n_facts, const char *path, struct err *err) {
+    const size_t width = (size_t)c->width * CANVAS_SCALE, height = (size_t)c->height * CANVAS_SCALE;
+    struct picture *picture = NULL;
+    unsigned char *row = NULL;
+    int rc = canvas_check(c, err);
+    if (rc == OK && !(row = mem_alloc(width, 3, "a picture row", err)))
+        rc = ERR_MEMORY;
+    if (rc == OK)
+        rc = picture_open(path, width, height, facts, n_facts, &picture, err);
+    for (size_t y = 0; rc == OK && y < height; y++) {
+        canvas_get_row(c, (int)y, row);
+        rc = picture_put_row(picture, row, err);
     }
-    if (encode(png, info, c, facts, n_facts, row, out.stream) != OK) {
-        rc = err_set(err, ERR_IO, path, "cannot write the picture: %s", png_err.message);
-        goto out;
-    }
-    rc = file_out_commit(&out, err);
-out:
-    png_destroy_write_struct(&png, &info);
-    file_out_discard(&out);
+    if (rc == OK)
+        rc = picture_close(picture, err);
+    picture_free(picture);
     free(row);
     return rc;
 }

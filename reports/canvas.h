@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "reports/colormap.h"
+#include "reports/picture.h"
 
 enum { CANVAS_SCALE = 2, CANVAS_HATCH = 4 /* distance of hatch lines, units */ };
 
@@ -39,6 +40,9 @@ int canvas_create_png(int width, int height, struct canvas **out, struct err *er
  * t, m, r and b (fill of text, muted, rule, bar) and the font from the page. `alt` becomes its accessible name. */
 int canvas_create_svg(int width, int height, const char *alt, struct str *text, struct canvas **out, struct err *err);
 
+/* Gives an SVG element that stands alone what else its page would: white ground, font, the colours of the theme. */
+void canvas_put_style(struct canvas *c);
+
 /* Fills a rectangle. hover: shown by a browser, NULL = nothing; a PNG ignores it. */
 void canvas_rect(struct canvas *c, int x, int y, int w, int h, struct paint paint, const char *hover);
 
@@ -48,14 +52,13 @@ void canvas_text(struct canvas *c, int x, int y, struct label label);
 /* Width of a text in units as the PNG canvas draws it. */
 double canvas_text_width(const char *text, int size, bool bold);
 
-/* A fact kept in a PNG as a text chunk: tEXt, or iTXt where the text is not ASCII. */
-struct canvas_fact {
-    const char *key; /* 1 to 79 printable ASCII characters */
-    const char *text;
-};
+/* Writes the PNG atomically. */
+int canvas_write_png(struct canvas *c, const struct picture_fact *facts, size_t n_facts, const char *path, struct err *err);
 
-/* Writes the PNG (8-bit RGB, 192 dpi) atomically. */
-int canvas_write_png(struct canvas *c, const struct canvas_fact *facts, size_t n_facts, const char *path, struct err *err);
+/* For pictures that are more than one canvas: whether all was drawn, and the RGB pixels of pixel row y, 3 * width *
+ * CANVAS_SCALE bytes. PNG only. */
+int canvas_check(const struct canvas *c, struct err *err);
+void canvas_get_row(struct canvas *c, int y, unsigned char *rgb);
 
 /* Ends the SVG element; a failed growth of its text stays in str_failed terms of that text. Legal on NULL. */
 void canvas_free(struct canvas *c);

@@ -35,7 +35,39 @@ static void put_value(struct str *out, double x) {
     text_put_double(out, x);
 }
 
+/* A text that gnuplot's reader cannot stumble over. */
+static void put_plain(struct str *out, const char *text) {
+    struct str clean = {0};
+    text_put_clean(&clean, text);
+    str_puts(out, ",\"");
+    for (const char *p = str_text(&clean); *p; p++)
+        str_putc(out, *p == '"' ? '\'' : *p);
+    str_putc(out, '"');
+    out->failed |= clean.failed;
+    str_free(&clean);
+}
+
+/* Numbers first: they are what the script counts columns for. */
+static void put_points(const struct figure *f, struct str *out) {
+    str_printf(out, "group_number,%s,%s,%s_low,%s_high,group,name\n", f->x_name, f->y_name, f->y_name, f->y_name);
+    for (size_t i = 0; i < f->n_points; i++) {
+        const struct figure_point *p = &f->points[i];
+        str_printf(out, "%zu", p->group);
+        put_value(out, p->x);
+        put_value(out, p->y);
+        put_value(out, p->low);
+        put_value(out, p->high);
+        put_plain(out, f->groups[p->group]);
+        put_plain(out, p->name);
+        str_putc(out, '\n');
+    }
+}
+
 void figure_put_csv(const struct figure *f, struct str *out) {
+    if (f->kind == FIGURE_POINTS) {
+        put_points(f, out);
+        return;
+    }
     put_header(f, out);
     for (size_t i = 0; i < f->n_x; i++) {
         text_put_double(out, f->x[i]);

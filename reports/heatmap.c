@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "reports/text.h"
 
@@ -272,41 +273,74 @@ static void draw_lines(struct canvas *c, char *text, int x, int y, int leading, 
     }
 }
 
-int heatmap_write_png(const struct heatmap *map, const struct canvas_fact *facts, size_t n_facts, const char *path, int *top,
-                      struct err *err) {
-    const struct label title_label = {.size = TITLE_SIZE, .bold = true, .paint = ink};
-    const struct label caption_label = {.size = CAPTION_SIZE, .paint = muted};
+/* A picture with its title above and its caption below. */
+struct sheet {
     struct heatmap_geometry g;
-    struct str title = {0}, caption = {0};
-    struct canvas *c = NULL;
-    int rc;
+    struct str title, caption;
+    int above, height;
+};
+
+static const struct label title_label = {.size = TITLE_SIZE, .bold = true, .paint = {.kind = PAINT_TEXT}};
+static const struct label caption_label = {.size = CAPTION_SIZE, .paint = {.kind = PAINT_MUTED}};
+
+static int lay_out_sheet(const struct heatmap *map, struct sheet *s, struct err *err) {
+    *s = (struct sheet){0};
     ASSERT(heatmap_fits(map));
-    heatmap_layout(map, &g);
-    text_wrap(map->title, g.width - 2 * MARGIN, line_width, &title_label, &title);
+    heatmap_layout(map, &s->g);
+    text_wrap(map->title, s->g.width - 2 * MARGIN, line_width, &title_label, &s->title);
     for (size_t i = 0; i < map->n_caption; i++) {
         if (i)
-            str_putc(&caption, '\n');
-        text_wrap(map->caption[i], g.width - 2 * MARGIN, line_width, &caption_label, &caption);
+            str_putc(&s->caption, '\n');
+        text_wrap(map->caption[i], s->g.width - 2 * MARGIN, line_width, &caption_label, &s->caption);
     }
-    int above = MARGIN + 24 * count_lines(&title), below = 17 * count_lines(&caption) + MARGIN;
-    if (title.failed || caption.failed) {
-        rc = err_memory(err, "a caption", 0);
-        goto out;
+    s->above = MARGIN + 24 * count_lines(&s->title);
+    s->height = s->above + s->g.height + 17 * count_lines(&s->caption) + MARGIN;
+    return s->title.failed || s->caption.failed ? err_memory(err, "a caption", 0) : OK;
+}
+
+static void sheet_free(struct sheet *s) {
+    str_free(&s->title);
+    str_free(&s->caption);
+}
+
+/* The texts of the sheet are cut up. */
+static void draw_sheet(struct canvas *c, const struct heatmap *map, struct sheet *s) {
+    if (s->title.len)
+        draw_lines(c, s->title.data, MARGIN, MARGIN + 16, 24, title_label);
+    draw(c, map, &s->g, s->above);
+    if (s->caption.len)
+        draw_lines(c, s->caption.data, MARGIN, s->above + s->g.height + 8, 17, caption_label);
+}
+
+int heatmap_write_png(const struct heatmap *map, const struct picture_fact *facts, size_t n_facts, const char *path,
+                      int *top, struct err *err) {
+    struct sheet s;
+    struct canvas *c = NULL;
+    int rc = lay_out_sheet(map, &s, err);
+    if (rc == OK && (rc = canvas_create_png(s.g.width, s.height, &c, err)) == OK) {
+        draw_sheet(c, map, &s);
+        rc = canvas_write_png(c, facts, n_facts, path, err);
     }
-    if ((rc = canvas_create_png(g.width, above + g.height + below, &c, err)) != OK)
-        goto out;
-    if (title.len)
-        draw_lines(c, title.data, MARGIN, MARGIN + 16, 24, title_label);
-    draw(c, map, &g, above);
-    if (caption.len)
-        draw_lines(c, caption.data, MARGIN, above + g.height + 8, 17, caption_label);
-    rc = canvas_write_png(c, facts, n_facts, path, err);
     if (rc == OK && top)
-        *top = above;
-out:
+        *top = s.above;
     canvas_free(c);
-    str_free(&title);
-    str_free(&caption);
+    sheet_free(&s);
+    return rc;
+}
+
+int heatmap_write_svg(const struct heatmap *map, const char *path, struct err *err) {
+    struct sheet s;
+    struct canvas *c = NULL;
+    struct str text = {0};
+    int rc = lay_out_sheet(map, &s, err);
+    if (rc == OK && (rc = canvas_create_svg(s.g.width, s.height, map->title, &text, &c, err)) == OK) {
+        canvas_put_style(c);
+        draw_sheet(c, map, &s);
+        canvas_free(c);
+        rc = text.failed ? err_memory(err, "a drawing", text.len) : file_write_all(path, str_text(&text), text.len, err);
+    }
+    str_free(&text);
+    sheet_free(&s);
     return rc;
 }
 

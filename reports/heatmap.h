@@ -44,8 +44,11 @@ void heatmap_layout(const struct heatmap *map, struct heatmap_geometry *out);
 
 /* Writes the PNG atomically with the facts as text chunks; *top, when not NULL, is the offset in units of the geometry from
  * the top of the picture (the height of its title). */
-int heatmap_write_png(const struct heatmap *map, const struct canvas_fact *facts, size_t n_facts, const char *path, int *top,
-                      struct err *err);
+int heatmap_write_png(const struct heatmap *map, const struct picture_fact *facts, size_t n_facts, const char *path,
+                      int *top, struct err *err);
+
+/* Writes the same picture as an SVG file that stands alone, atomically. */
+int heatmap_write_svg(const struct heatmap *map, const char *path, struct err *err);
 
 /* Appends an <svg>, without title and caption. */
 int heatmap_put_svg(const struct heatmap *map, struct str *out, struct err *err);

@@ -22,11 +22,16 @@ void page_begin(struct str *page, const char *title, const char *lead) {
     str_puts(page, page_policy);
     str_puts(page, "\">\n<meta name=\"color-scheme\" content=\"light dark\">\n");
     put_element(page, "title", title);
-    str_printf(page, "<style>%s</style>\n</head>\n<body>\n<main>\n", page_style);
+    str_printf(page, "<style>%s</style>\n</head>\n<body>\n<main>\n<button id=\"theme\" type=\"button\" hidden></button>\n",
+               page_style);
     put_element(page, "h1", title);
     str_puts(page, "<p class=\"lead\">");
     text_put_clean_html(page, lead);
     str_puts(page, " <a href=\"#words\">What the words mean</a>.</p>\n");
+}
+
+void page_put_section(struct str *page, const char *heading) {
+    put_element(page, "h2", heading);
 }
 
 void page_put_heading(struct str *page, const char *heading) {
@@ -46,6 +51,16 @@ void page_begin_fold(struct str *page, const char *summary) {
 
 void page_end_fold(struct str *page) {
     str_puts(page, "</details>\n");
+}
+
+void page_begin_scroll(struct str *page, const char *label) {
+    str_puts(page, "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"");
+    text_put_clean_html(page, label);
+    str_puts(page, "\">\n");
+}
+
+void page_end_scroll(struct str *page) {
+    str_puts(page, "</div>\n");
 }
 
 static void put_tile(struct str *page, const char *value, const char *label) {
@@ -198,8 +213,10 @@ static void put_caption(struct str *page, const char *const *caption, size_t n) 
 
 int page_put_heatmap(struct str *page, const struct heatmap *map, struct err *err) {
     page_put_heading(page, map->title);
-    str_puts(page, "<figure class=\"map\">\n");
+    str_puts(page, "<figure>\n");
+    page_begin_scroll(page, map->title);
     int rc = heatmap_put_svg(map, page, err);
+    page_end_scroll(page);
     put_caption(page, map->caption, map->n_caption);
     return rc;
 }
@@ -210,11 +227,14 @@ void page_put_figure(struct str *page, const struct figure *figure, const struct
         page_put_note(page, notice);
         return;
     }
-    str_puts(page, "<figure class=\"figure\">\n<img alt=\"");
+    str_puts(page, "<figure>\n");
+    page_begin_scroll(page, figure->title);
+    str_puts(page, "<img alt=\"");
     text_put_clean_html(page, figure->alt);
     str_puts(page, "\" src=\"data:image/svg+xml;base64,");
     text_put_base64(page, str_text(svg), svg->len);
     str_puts(page, "\">\n");
+    page_end_scroll(page);
     put_caption(page, figure->caption, figure->n_caption);
 }
 
@@ -229,9 +249,10 @@ void page_put_table(struct str *page, const struct table *table, const char *cap
         page->failed |= summary.failed;
         str_free(&summary);
     }
-    str_puts(page, "<div class=\"scroll\">\n");
+    page_begin_scroll(page, caption);
     table_put_html(table, caption, page);
-    str_printf(page, "</div>\n<p class=\"lead\">With all counters: <code>%s</code></p>\n%s", file,
+    page_end_scroll(page);
+    str_printf(page, "<p class=\"lead\">With all counters: <code>%s</code></p>\n%s", file,
                folded ? "</details>\n" : "");
 }
 
@@ -247,5 +268,5 @@ void page_end(struct str *page, const char *version) {
     str_puts(page, "</main>\n<footer>Made by <code>spkv report</code>");
     text_put_clean_html(page, version);
     str_puts(page, ". This page is complete in itself; the pictures and tables lie beside it as files.</footer>\n");
-    str_printf(page, "<script>%s</script>\n</body>\n</html>\n", page_script);
+    str_printf(page, "<div id=\"value\" aria-hidden=\"true\" hidden></div>\n<script>%s</script>\n</body>\n</html>\n", page_script);
 }

@@ -1,6 +1,5 @@
 #include "reports/report.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,9 +10,12 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "reports/candidate_figures.h"
+#include "reports/map_script.h"
 #include "reports/page.h"
 #include "reports/run_figures.h"
 #include "reports/run_maps.h"
+#include "reports/run_tokens.h"
 #include "reports/run_tables.h"
 #include "reports/training_curves.h"
 
@@ -27,8 +29,13 @@ struct report {
 
 /* -- the pieces of one run -- */
 
+/* Where the numbers of a map lie, for its script. */
+struct map_table {
+    const char *file, *column;
+};
+
 static int write_map(struct report *r, const struct run *run, const char *dir, const char *name, const struct run_map *map,
-                     struct err *err) {
+                     const struct map_table *table, struct err *err) {
     struct str path = {0};
     int rc = OK;
     if (!heatmap_fits(&map->map)) {
@@ -36,10 +43,14 @@ static int write_map(struct report *r, const struct run *run, const char *dir, c
         return OK;
     }
     str_printf(&path, "%s/%s.png", dir, name);
-    if (path.failed)
-        rc = err_memory(err, "a path", path.len);
+    rc = path.failed ? err_memory(err, "a path", path.len) : run_map_write(map, run, path.data, err);
+    if (rc == OK) {
+        str_clear(&path);
+        str_printf(&path, "%s/%s.svg", dir, name);
+        rc = heatmap_write_svg(&map->map, str_text(&path), err);
+    }
     if (rc == OK)
-        rc = run_map_write(map, run, str_text(&path), err);
+        rc = map_script_write(&map->map, dir, name, table->file, table->column, err);
     if (rc == OK)
         rc = page_put_heatmap(&r->page, &map->map, err);
     str_free(&path);
@@ -52,29 +63,34 @@ static int write_quantity(struct report *r, const struct run *run, const char *d
     int rc = run_map_create(run, q, &map, err);
     if (rc != OK)
         return rc;
-    rc = write_map(r, run, dir, q->name, &map, err);
+    rc = write_map(r, run, dir, q->name, &map, &(struct map_table){"heads.csv", q->column}, err);
     run_map_free(&map);
     return rc;
 }
 
-/* Draws a figure and frees it. */
-static int write_figure(struct report *r, struct run_figure *f, const char *dir, struct err *err) {
+static int draw_figure(struct report *r, const struct figure *f, const char *dir, struct err *err) {
     struct figure_result result;
     struct str path = {0};
     char *svg = NULL;
     size_t n_svg = 0;
-    int rc = figure_write(&f->figure, dir, r->options->gnuplot, &result, err);
+    int rc = figure_write(f, dir, r->options->gnuplot, &result, err);
     if (rc != OK)
         goto out;
-    str_printf(&path, "%s/%s_plain.svg", dir, f->figure.name);
+    str_printf(&path, "%s/%s_plain.svg", dir, f->name);
     if (result.drawn && (rc = file_read_all(str_text(&path), (size_t)64 << 20, &svg, &n_svg, err)) != OK)
         goto out;
-    page_put_figure(&r->page, &f->figure, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
+    page_put_figure(&r->page, f, result.drawn ? &(struct str){.data = svg, .len = n_svg} : NULL, result.notice);
     if (!result.drawn && r->options->note)
         r->options->note(r->options->self, result.notice);
 out:
     free(svg);
     str_free(&path);
+    return rc;
+}
+
+/* Draws a figure and frees it. */
+static int write_figure(struct report *r, struct run_figure *f, const char *dir, struct err *err) {
+    int rc = draw_figure(r, &f->figure, dir, err);
     run_figure_free(f);
     return rc;
 }
@@ -113,6 +129,7 @@ static int write_tables(struct report *r, struct profile *profile, const struct 
     if ((rc = write_table(r, run, dir, "layers.csv", "Per layer, all KV heads together.", run_table_layers, err)) != OK ||
         (rc = write_table(r, run, dir, "heads.csv", "Per layer and KV head.", run_table_heads, err)) != OK ||
         (rc = write_table(r, run, dir, "positions.csv", NULL, run_table_positions, err)) != OK ||
+        (rc = write_table(r, run, dir, "classes.csv", NULL, run_table_classes, err)) != OK ||
         (rc = write_table(r, run, dir, "utility_histogram.csv", NULL, run_table_utility, err)) != OK)
         return rc;
     char *path = file_join(dir, "sequences.csv", err);
@@ -121,7 +138,14 @@ static int write_tables(struct report *r, struct profile *profile, const struct 
     return rc;
 }
 
-static int write_run(struct report *r, struct profile *profile, const struct run *run, const char *dir, struct err *err) {
+static int write_tokens(struct report *r, struct profile *profile, const struct run *run, const struct token_text *text,
+                        const char *dir, struct err *err) {
+    struct run_tokens_options options = {text, r->options->sequences, r->options->n_sequences};
+    return run_tokens_write(profile, run, &options, dir, &r->page, err);
+}
+
+static int write_run(struct report *r, struct profile *profile, const struct run *run, const struct token_text *text,
+                     const char *dir, struct err *err) {
     const struct run_quantity *q[RUN_MAX_MAPS];
     size_t n = run_quantities(run, q);
     int rc = OK;
@@ -139,6 +163,8 @@ static int write_run(struct report *r, struct profile *profile, const struct run
         rc = write_quantity(r, run, dir, q[i], err);
     if (n > 1)
         page_end_fold(&r->page);
+    if (rc == OK)
+        rc = write_tokens(r, profile, run, text, dir, err);
     return rc == OK ? write_tables(r, profile, run, dir, err) : rc;
 }
 
@@ -158,33 +184,71 @@ static int write_log(struct report *r, const struct training_log *log, const cha
     return rc;
 }
 
+/* The i-th run minus the first: map and table. */
+static int write_difference(struct report *r, size_t i, const struct run_quantity *q, struct err *err) {
+    struct run_map map;
+    struct table table;
+    struct str path = {0};
+    char name[48], file[56];
+    snprintf(name, sizeof name, "difference_%zu_1", i + 1);
+    snprintf(file, sizeof file, "%s.csv", name);
+    str_printf(&path, "%s/%s", r->dir, file);
+    run_table_difference(&r->runs[0], &r->runs[i], q, &table);
+    int rc = path.failed ? err_memory(err, "a path", path.len) : table_write_csv(&table, path.data, err);
+    if (rc == OK && (rc = run_map_create_difference(&r->runs[0], &r->runs[i], q, &map, err)) == OK) {
+        rc = write_map(r, &r->runs[i], r->dir, name, &map, &(struct map_table){file, "difference"}, err);
+        run_map_free(&map);
+    }
+    table_free(&table);
+    str_free(&path);
+    return rc;
+}
+
 /* Each run against the first one of the same shape and kind. */
 static int write_differences(struct report *r, struct err *err) {
     int rc = OK;
     for (size_t i = 1; rc == OK && i < r->n_runs; i++) {
         const struct run_quantity *q = run_common_quantity(&r->runs[0], &r->runs[i]);
-        struct run_map map;
-        char name[160];
-        if (!q) {
-            snprintf(name, sizeof name,
-                     "Run %zu differs from run 1 in layers, KV heads or in what was recorded: no difference is drawn.",
-                     i + 1);
-            page_put_note(&r->page, name);
+        char note[160];
+        if (q) {
+            rc = write_difference(r, i, q, err);
             continue;
         }
-        snprintf(name, sizeof name, "difference_%zu_1", i + 1);
-        if ((rc = run_map_create_difference(&r->runs[0], &r->runs[i], q, &map, err)) == OK) {
-            rc = write_map(r, &r->runs[i], r->dir, name, &map, err);
-            run_map_free(&map);
+        snprintf(note, sizeof note,
+                 "Run %zu differs from run 1 in layers, KV heads or in what was recorded: no difference is drawn.", i + 1);
+        page_put_note(&r->page, note);
+    }
+    return rc;
+}
+
+/* Layouts and policies side by side. */
+static int write_candidates(struct report *r, const struct candidates *candidates, struct err *err) {
+    struct table table;
+    char *path = file_join(r->dir, "candidates.csv", err);
+    int rc = path ? OK : ERR_MEMORY;
+    page_put_section(&r->page, "Layouts and policies side by side");
+    for (int kind = 0; rc == OK && kind < CANDIDATE_N_FIGURES; kind++) {
+        struct candidate_figure f;
+        if (candidates_have_figure(candidates, (enum candidate_figure_kind)kind) &&
+            (rc = candidate_figure_create(candidates, (enum candidate_figure_kind)kind, &f, err)) == OK) {
+            rc = draw_figure(r, &f.figure, r->dir, err);
+            candidate_figure_free(&f);
         }
     }
+    candidate_table(candidates, &table);
+    if (rc == OK)
+        rc = table_write_csv(&table, path, err);
+    page_put_table(&r->page, &table, "What was predicted and measured, with 95 % intervals over documents.",
+                   "candidates.csv");
+    table_free(&table);
+    free(path);
     return rc;
 }
 
 /* -- the whole ------------------------------------------------------------------------------------------------------------
  */
 
-static void begin_page(struct report *r) {
+static void begin_page(struct report *r, const struct report_input *input) {
     struct str title = {0};
     if (r->n_runs == 1) {
         str_puts(&title, "KV cache report: ");
@@ -192,11 +256,12 @@ static void begin_page(struct report *r) {
     } else if (r->n_runs > 1)
         str_printf(&title, "KV cache report of %zu runs", r->n_runs);
     else
-        str_puts(&title, "Training report");
+        str_puts(&title, input->n_logs ? "Training report" : "Layouts and policies");
     page_begin(&r->page, str_text(&title),
-               r->n_runs > 0 ? "Which layers and heads of a language model keep which part of their key-value cache, "
-                               "measured by running text through it."
-                             : "How the losses of a language model and the share of pairs that its key-value cache keeps "
+               r->n_runs > 0 || !input->n_logs
+                   ? "Which layers and heads of a language model keep which part of their key-value cache, "
+                     "measured by running text through it."
+                   : "How the losses of a language model and the share of pairs that its key-value cache keeps "
                                "went while it was trained.");
     r->page.failed |= title.failed;
     str_free(&title);
@@ -216,7 +281,7 @@ static int write_parts(struct report *r, const struct report_input *input, struc
     int rc = OK;
     for (size_t i = 0; rc == OK && i < r->n_runs; i++)
         if ((rc = make_part(r, "run", i, r->n_runs > 1, &dir, err)) == OK)
-            rc = write_run(r, input->profiles[i], &r->runs[i], dir.data, err);
+            rc = write_run(r, input->profiles[i], &r->runs[i], input->texts ? &input->texts[i] : NULL, dir.data, err);
     for (size_t i = 0; rc == OK && i < input->n_logs; i++)
         if ((rc = make_part(r, "training", i, r->n_runs + input->n_logs > 1, &dir, err)) == OK)
             rc = write_log(r, input->logs[i], dir.data, err);
@@ -242,24 +307,15 @@ static int write_all(struct report *r, const struct report_input *input, struct 
             return rc;
         r->runs[i].number = r->n_runs > 1 ? i + 1 : 0;
     }
-    begin_page(r);
+    begin_page(r, input);
+    if (input->candidates && (rc = write_candidates(r, input->candidates, err)) != OK)
+        return rc;
     if ((rc = write_differences(r, err)) != OK || (rc = write_parts(r, input, err)) != OK)
         return rc;
     return write_page(r, err);
 }
 
 /* -- the directory -- */
-
-static bool is_empty_dir(const char *path) {
-    DIR *dir = opendir(path);
-    int n = 0;
-    if (!dir)
-        return false;
-    while (n <= 2 && readdir(dir))
-        n++;
-    closedir(dir);
-    return n <= 2; /* . and .. */
-}
 
 /* Whether an earlier report lies there: then its page begins with our mark. */
 static bool is_report(const char *path) {
@@ -274,7 +330,7 @@ static bool is_report(const char *path) {
 
 static int check_target(const struct report_options *o, struct err *err) {
     int rc = file_check_free(o->dir, o->force, err);
-    if (rc != OK || !file_exists(o->dir) || is_empty_dir(o->dir) || is_report(o->dir))
+    if (rc != OK || !file_exists(o->dir) || file_dir_is_empty(o->dir) || is_report(o->dir))
         return rc;
     return err_set(err, ERR_EXISTS, o->dir,
                    "exists and is neither empty nor a report: --force does not replace it (give another directory)");

@@ -1,5 +1,6 @@
 #include "reports/run.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,8 @@ static int load_bins(struct profile *profile, struct run *run, struct err *err) 
         rc = statistics_positions(profile, -1, &run->positions, err);
         ASSERT(rc != OK || n_edges == run->positions.n_bins + 1);
     }
+    if (rc == OK && run->meta->has_gates && profile_has(profile, PROFILE_CLASS_OPEN))
+        rc = statistics_classes(profile, -1, &run->classes, err);
     if (rc == OK && profile_has(profile, PROFILE_ATTENTION_DISTANCE)) {
         rc = profile_read_bins(profile, PROFILE_ATTENTION_DISTANCE, -1, &run->distance, &run->n_distance_bins, err);
         ASSERT(rc != OK || run->meta->n_distance_edges == run->n_distance_bins + 1);
@@ -43,6 +46,7 @@ void run_free(struct run *run) {
     statistics_free(&run->statistics);
     head_measure_free(&run->measure);
     bin_density_free(&run->positions);
+    bin_density_free(&run->classes);
     free(run->utility);
     free(run->distance);
     *run = (struct run){0};
@@ -86,9 +90,19 @@ void run_put_corpora(const struct run *run, struct str *s) {
     }
 }
 
+/* What kind of predictor it was, where the run says so. */
+static void put_predictor(const struct profile_meta *m, struct str *s) {
+    json_t *parameters = json_loads(m->policy_parameters ? m->policy_parameters : "{}", 0, NULL);
+    const char *predictor = json_string_value(json_object_get(parameters, "predictor"));
+    if (predictor)
+        str_printf(s, ", predictor %s", predictor);
+    json_decref(parameters);
+}
+
 void run_put_policy(const struct run *run, struct str *s) {
     const struct profile_meta *m = run->meta;
     str_puts(s, m->policy);
+    put_predictor(m, s);
     str_printf(s, ", window %u, sinks %u", m->window, m->sinks);
     if (!isnan(m->threshold)) {
         str_puts(s, ", threshold ");
@@ -98,19 +112,33 @@ void run_put_policy(const struct run *run, struct str *s) {
         str_printf(s, ", %s prefill", m->prefill);
 }
 
-void run_put_context(const struct run *run, struct str *s) {
-    const struct statistics *st = &run->statistics;
+static void put_model(const struct run *run, struct str *s) {
     str_puts(s, "Model ");
     run_put_short_name(s, run->meta->model_path);
-    str_printf(s, " (%zu layers x %zu KV heads). Corpus: ", st->n_layers, st->n_kv_heads);
+    str_printf(s, " (%zu layers x %zu KV heads). Corpus: ", run->statistics.n_layers, run->statistics.n_kv_heads);
     run_put_corpora(run, s);
-    str_puts(s, ". Policy ");
-    run_put_policy(run, s);
-    str_puts(s, ". ");
+}
+
+static void put_amounts(const struct run *run, struct str *s) {
+    const struct statistics *st = &run->statistics;
     text_put_count(s, st->n_sequences);
     str_puts(s, st->n_sequences == 1 ? " sequence, " : " sequences, ");
     text_put_count(s, st->n_tokens);
     str_puts(s, run->partial ? " tokens; the run is not complete." : " tokens.");
+}
+
+void run_put_context(const struct run *run, struct str *s) {
+    put_model(run, s);
+    str_puts(s, ". Policy ");
+    run_put_policy(run, s);
+    str_puts(s, ". ");
+    put_amounts(run, s);
+}
+
+void run_put_measurement(const struct run *run, struct str *s) {
+    put_model(run, s);
+    str_printf(s, ". Window %u. ", run->meta->window);
+    put_amounts(run, s);
 }
 
 const char *run_missing(const struct run *run) {

@@ -26,6 +26,7 @@ struct run {
     const float *utility_edges; /* (n_utility_bins + 1), borrowed */
     struct bin_density positions;
     const uint32_t *position_edges; /* (positions.n_bins + 1), borrowed */
+    struct bin_density classes; /* of tokens, named by meta->class_names */
     double *distance; /* attention mass by distance, edges meta->distance_edges */
     size_t n_distance_bins;
 };
@@ -47,6 +48,8 @@ void run_put_short_name(struct str *s, const char *path);
 /* "Model SmolLM2-135M (30 layers x 3 KV heads). Corpus novels. Policy spkv, window 128, ..." - one paragraph under every
  * picture, so that none loses what it shows. */
 void run_put_context(const struct run *run, struct str *s);
+/* The same without the policy: what several runs over one text under different attention share. */
+void run_put_measurement(const struct run *run, struct str *s);
 void run_put_corpora(const struct run *run, struct str *s);
 void run_put_policy(const struct run *run, struct str *s);
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analyze/bootstrap.h"
+#include "analyze/comparison.h"
 #include "base/mem.h"
 #include "reports/run_maps.h"
 #include "reports/text.h"
@@ -45,15 +47,47 @@ static struct figure_tick *add_tick(struct run_figure *f, double at) {
 
 /* -- density (or far attention) by layer, with the range of its heads -- */
 
+/* The ends of the intervals of all layers, over documents. */
+static int fill_intervals(const struct run *run, enum head_ratio ratio, double *low, double *high, struct err *err) {
+    struct bootstrap b;
+    struct intervals intervals = {0};
+    int rc = bootstrap_draw(0, BOOTSTRAP_RESAMPLES, run->statistics.n_cells, &b, err);
+    if (rc == OK)
+        rc = bootstrap_intervals(&b, &run->statistics, ratio, 0.95, &intervals, err);
+    for (size_t l = 0; rc == OK && l < run->statistics.n_layers; l++) {
+        low[l] = intervals.layers[l].low;
+        high[l] = intervals.layers[l].high;
+    }
+    intervals_free(&intervals);
+    bootstrap_free(&b);
+    return rc;
+}
+
+/* What the intervals are of, when the run has documents enough for any. */
+static bool interval_ratio(const struct run *run, const struct run_quantity *q, enum head_ratio *out) {
+    *out = q->ratio == head_far_attention ? RATIO_FAR_ATTENTION : RATIO_LONG_DENSITY;
+    return run->statistics.n_cells > 1 && (q->ratio == head_far_attention || q->ratio == head_long_density);
+}
+
+static void put_interval_words(const struct run *run, struct str *out) {
+    str_printf(out, " Thin lines: 95 %% interval of the layer, %d draws of the %llu documents", BOOTSTRAP_RESAMPLES,
+               (unsigned long long)run->statistics.n_documents);
+    str_puts(out, run->statistics.n_documents < BOOTSTRAP_FEW_DOCUMENTS ? ", which are too few for good intervals." : ".");
+}
+
 static int create_layers(const struct run *run, struct run_figure *f, struct err *err) {
-    static const char *const names[] = {"lowest_kv_head", "highest_kv_head"};
+    static const char *const names[] = {"lowest_kv_head", "highest_kv_head", "interval_low", "interval_high"};
     const struct statistics *s = &run->statistics;
     const struct run_quantity *q[RUN_MAX_MAPS];
+    enum head_ratio ratio;
     size_t n = s->n_layers;
-    int rc = run_figure_allocate(f, n, 2, err);
+    run_quantities(run, q);
+    bool intervals = interval_ratio(run, q[0], &ratio);
+    int rc = run_figure_allocate(f, n, intervals ? 4 : 2, err);
+    if (rc == OK && intervals)
+        rc = fill_intervals(run, ratio, f->numbers + 6 * n, f->numbers + 7 * n, err);
     if (rc != OK)
         return rc;
-    run_quantities(run, q);
     double *all = f->numbers + 3 * n, *low = f->numbers + 4 * n, *high = low + n;
     for (size_t l = 0; l < n; l++) {
         struct head_sums sums = run->statistics.layers[l];
@@ -68,6 +102,8 @@ static int create_layers(const struct run *run, struct run_figure *f, struct err
     }
     str_printf(&f->explanation, "Points: the %s of a whole layer. Bars: from its lowest to its highest KV head.",
                q[0]->quantity);
+    if (intervals)
+        put_interval_words(run, &f->explanation);
     f->figure.from = f->figure.to = NULL;
     f->figure.name = "by_layer";
     f->figure.kind = FIGURE_PROFILE;
@@ -276,12 +312,117 @@ static int create_distance(const struct run *run, struct run_figure *f, struct e
     return OK;
 }
 
+/* -- open gates by class of token -- */
+
+static int create_classes(const struct run *run, struct run_figure *f, struct err *err) {
+    const struct statistics *s = &run->statistics;
+    size_t n = run->classes.n_bins;
+    int rc = run_figure_allocate(f, n, s->n_layers, err);
+    if (rc == OK)
+        rc = allocate_ticks(f, n, err);
+    if (rc != OK)
+        return rc;
+    for (size_t b = 0; b < n; b++) {
+        f->numbers[b] = (double)b;
+        f->numbers[3 * n + b] = bin_density_share(&run->classes, s->n_layers, s->n_kv_heads, -1, -1, b);
+        for (size_t l = 0; l < s->n_layers; l++)
+            f->numbers[(4 + l) * n + b] = bin_density_share(&run->classes, s->n_layers, s->n_kv_heads, (int)l, -1, b);
+        snprintf(add_tick(f, (double)b)->label, sizeof f->ticks->label, "%s", run->meta->class_names[b]);
+    }
+    str_puts(&f->explanation, "Share of key-value pairs whose gate was open, by what their token is. Classes without a "
+                              "token have no point.");
+    f->figure.from = f->figure.to = NULL;
+    f->figure.name = "density_by_class";
+    f->figure.kind = FIGURE_LINES;
+    f->figure.title = "Open gates by class of token";
+    f->figure.alt = "Gate density by class of token, per layer and for all; the numbers are in classes.csv.";
+    f->figure.x_name = "class";
+    f->figure.x_title = "class of the token";
+    f->figure.y_title = "gate density";
+    f->figure.all_name = "all layers";
+    f->figure.separate = true;
+    f->figure.x_low = -0.4;
+    f->figure.x_high = (double)n - 0.6;
+    f->figure.y_high = 1;
+    return OK;
+}
+
+/* -- which heads go together -- */
+
+enum { MAX_CORRELATED = 512 /* heads: a pixel each at least */, MIN_CORRELATED_CELLS = 3 };
+
+static bool has_correlations(const struct run *run) {
+    const struct statistics *s = &run->statistics;
+    size_t n = s->n_layers * s->n_kv_heads;
+    return n > 1 && n <= MAX_CORRELATED && s->n_cells >= MIN_CORRELATED_CELLS && run->measure.kind != HEAD_MEASURE_NONE;
+}
+
+/* Names the series after the heads. */
+static int name_heads(const struct run *run, struct run_figure *f, struct err *err) {
+    size_t heads = run->statistics.n_kv_heads;
+    if (!(f->names = mem_alloc(f->figure.n_series, sizeof *f->names, "names of heads", err)))
+        return ERR_MEMORY;
+    for (size_t i = 0; i < f->figure.n_series; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "layer_%zu_head_%zu", i / heads, i % heads);
+        if (!(f->names[i] = mem_strdup(name, err)))
+            return ERR_MEMORY;
+    }
+    f->figure.series_names = (const char *const *)f->names;
+    return OK;
+}
+
+static int create_correlations(const struct run *run, struct run_figure *f, struct err *err) {
+    const struct statistics *s = &run->statistics;
+    bool density = run->measure.kind == HEAD_MEASURE_DENSITY;
+    size_t n = s->n_layers * s->n_kv_heads, step = 1;
+    double *r;
+    int rc = run_figure_allocate(f, n, n, err);
+    if (rc == OK)
+        rc = allocate_ticks(f, s->n_layers, err);
+    if (rc == OK)
+        rc = name_heads(run, f, err);
+    if (rc == OK)
+        rc = correlation_compute(s, density ? RATIO_LONG_DENSITY : RATIO_FAR_ATTENTION, &r, err);
+    if (rc != OK)
+        return rc;
+    memcpy(f->numbers + 4 * n, r, n * n * sizeof *r);
+    free(r);
+    for (size_t i = 0; i < n; i++)
+        f->numbers[i] = (double)i;
+    while (s->n_layers / step > 20)
+        step *= 2;
+    for (size_t l = 0; l < s->n_layers; l += step)
+        snprintf(add_tick(f, (double)(l * s->n_kv_heads) + ((double)s->n_kv_heads - 1) / 2)->label, sizeof f->ticks->label,
+                 "%u", (unsigned)l);
+    str_printf(&f->explanation,
+               "Correlation (Pearson) of the %s of two heads over the %zu %s of the run: orange, both keep much of the same "
+               "texts; blue, one where the other does not; white, no value or none in common. KV heads of a layer stand "
+               "side by side.%s",
+               run->measure.name, s->n_cells, s->n_cells == s->n_documents ? "documents" : "groups of documents",
+               s->n_cells < BOOTSTRAP_FEW_DOCUMENTS ? " Few documents: large values come by chance." : "");
+    f->figure.from = f->figure.to = f->figure.all = NULL;
+    f->figure.name = "head_correlation";
+    f->figure.kind = FIGURE_MATRIX;
+    f->figure.title = density ? "Which heads keep together: correlation of densities"
+                              : "Which heads look far together: correlation of far attention";
+    f->figure.alt = "A matrix of correlations of heads; the numbers are in head_correlation.csv.";
+    f->figure.x_name = "head";
+    f->figure.x_title = f->figure.y_title = "layer";
+    f->figure.z_title = "correlation";
+    f->figure.y_low = -1;
+    f->figure.y_high = 1;
+    return OK;
+}
+
 bool run_has_figure(const struct run *run, enum run_figure_kind kind) {
     const struct run_quantity *q[RUN_MAX_MAPS];
     switch (kind) {
     case RUN_FIGURE_LAYERS: return run_quantities(run, q) > 0;
     case RUN_FIGURE_UTILITY: return run->n_utility_bins > 0;
     case RUN_FIGURE_POSITIONS: return run->positions.n_bins > 0 && run->statistics.has_gates;
+    case RUN_FIGURE_CLASSES: return run->classes.n_bins > 0 && run->statistics.has_gates;
+    case RUN_FIGURE_CORRELATIONS: return has_correlations(run);
     case RUN_FIGURE_DISTANCE: return run->n_distance_bins > 0;
     case RUN_N_FIGURES: break;
     }
@@ -293,6 +434,8 @@ int run_figure_create(const struct run *run, enum run_figure_kind kind, struct r
                                  struct err *) = {[RUN_FIGURE_LAYERS] = create_layers,
                                                   [RUN_FIGURE_UTILITY] = create_utility,
                                                   [RUN_FIGURE_POSITIONS] = create_positions,
+                                                  [RUN_FIGURE_CLASSES] = create_classes,
+                                                  [RUN_FIGURE_CORRELATIONS] = create_correlations,
                                                   [RUN_FIGURE_DISTANCE] = create_distance};
     ASSERT(run_has_figure(run, kind));
     *out = (struct run_figure){0};
@@ -319,6 +462,9 @@ int run_figure_finish(struct run_figure *f, int rc, struct err *err) {
 void run_figure_free(struct run_figure *figure) {
     free(figure->numbers);
     free(figure->ticks);
+    for (size_t i = 0; figure->names && i < figure->figure.n_series; i++)
+        free(figure->names[i]);
+    free(figure->names);
     str_free(&figure->context);
     str_free(&figure->explanation);
     *figure = (struct run_figure){0};

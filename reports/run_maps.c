@@ -6,30 +6,30 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "reports/text.h"
+#include "reports/run_facts.h"
 
 static const struct run_quantity quantities[] = {
-    {"density", "Long-range density by layer and KV head", "long-range density",
+    {"density", "long_range_density", "Long-range density by layer and KV head", "long-range density",
      "Of the key-value pairs that left the local window, the share that the head kept for later queries: 0 = it lives from "
      "its "
      "window alone, 1 = it keeps everything.",
      head_long_density},
-    {"far_attention", "Far attention by layer and KV head", "far attention",
+    {"far_attention", "far_attention", "Far attention by layer and KV head", "far attention",
      "Share of a head's attention that falls on keys outside the window and the sinks, mean over all queries, under full "
      "attention. It shows which heads look far; it is not the density of a pruned cache.",
      head_far_attention},
-    {"sink_attention", "Attention on the sinks by layer and KV head", "attention on the sinks",
+    {"sink_attention", "sink_attention", "Attention on the sinks by layer and KV head", "attention on the sinks",
      "Share of a head's attention that falls on the first tokens of the sequence (the sinks), mean over all queries.",
      head_sink_attention},
-    {"read_fraction", "Read fraction by layer and KV head", "read fraction",
+    {"read_fraction", "read_fraction", "Read fraction by layer and KV head", "read fraction",
      "Of all query-key pairs that full causal attention reads, the share that was read: window, sinks and kept pairs "
      "together. "
      "Short sequences raise it, because everything inside the window is read.",
      head_read_fraction},
-    {"gate_density", "Gate density by layer and KV head", "gate density",
+    {"gate_density", "gate_density", "Gate density by layer and KV head", "gate density",
      "Share of all key-value pairs whose gate was open by score alone, those still inside the window included.",
      head_gate_density},
-    {"mean_utility", "Mean utility by layer and KV head", "mean utility",
+    {"mean_utility", "mean_utility", "Mean utility by layer and KV head", "mean utility",
      "Mean score of the utility predictor over all key-value pairs, before the threshold.", head_mean_utility},
 };
 
@@ -173,7 +173,10 @@ int run_map_create_difference(const struct run *a, const struct run *b, const st
     str_puts(&out->title, " minus ");
     run_put_name(a, &out->title);
     str_printf(&out->value_title, "difference of %s", q->quantity);
+    str_puts(&out->context, "Second run: ");
     run_put_context(b, &out->context);
+    str_puts(&out->context, " First run: ");
+    run_put_context(a, &out->context);
     return finish(out, "Orange: the head has more in the second run than in the first; blue: less.", err);
 }
 
@@ -186,26 +189,15 @@ void run_map_free(struct run_map *map) {
 }
 
 int run_map_write(const struct run_map *map, const struct run *run, const char *path, struct err *err) {
-    const struct profile_meta *m = run->meta;
-    struct str corpora = {0}, policy = {0};
-    char sequences[32], tokens[32], range[64], sums[32];
-    run_put_corpora(run, &corpora);
-    run_put_policy(run, &policy);
-    snprintf(sequences, sizeof sequences, "%zu", run->statistics.n_sequences);
-    snprintf(tokens, sizeof tokens, "%llu", (unsigned long long)run->statistics.n_tokens);
+    struct run_facts facts;
+    char range[64];
+    int rc = run_facts_create(run, map->map.title, map->map.caption[0], &facts, err);
+    if (rc != OK)
+        return rc;
     snprintf(range, sizeof range, "%g to %g", map->map.low, map->map.high);
-    snprintf(sums, sizeof sums, "%zu x %zu", map->map.n_layers, map->map.n_kv_heads);
-    struct canvas_fact facts[] = {{"Title", map->map.title},      {"Description", map->map.caption[0]},
-                                  {"Software", "spkv report"},    {"Model", m->model_path},
-                                  {"Corpus", str_text(&corpora)}, {"Policy", str_text(&policy)},
-                                  {"Sequences", sequences},       {"Tokens", tokens},
-                                  {"Layers x KV heads", sums},    {"Range of colours", range},
-                                  {"Model hash", m->model_hash}};
-    int rc = corpora.failed || policy.failed
-                 ? err_memory(err, "facts of a picture", 0)
-                 : heatmap_write_png(&map->map, facts, sizeof facts / sizeof *facts, path, NULL, err);
-    str_free(&corpora);
-    str_free(&policy);
+    run_facts_add(&facts, "Range of colours", range);
+    rc = heatmap_write_png(&map->map, facts.facts, facts.n, path, NULL, err);
+    run_facts_free(&facts);
     return rc;
 }
 

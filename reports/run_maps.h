@@ -11,6 +11,7 @@
 /* A quantity that every head, layer and column of heads has as a ratio of sums. */
 struct run_quantity {
     const char *name;     /* stem of the PNG: "density" */
+    const char *column;   /* in heads.csv: "long_range_density" */
     const char *title;    /* "Long-range density by layer and KV head" */
     const char *quantity; /* "long-range density" */
     const char *sentence; /* what it is and how to read it */

@@ -88,6 +88,50 @@ void run_table_positions(const struct run *run, struct table *out) {
         }
 }
 
+static const struct column class_columns[] = {{"token_class", "class", COLUMN_TEXT, 0},
+                                              {"layer", "layer", COLUMN_COUNT, 0},
+                                              {"kv_head", "KV head", COLUMN_COUNT, 0},
+                                              {"n_scored", "pairs scored", COLUMN_COUNT, 0},
+                                              {"n_open", "gates open", COLUMN_COUNT, 0},
+                                              {"gate_density", "gate density", COLUMN_REAL, 4}};
+
+void run_table_classes(const struct run *run, struct table *out) {
+    const struct bin_density *c = &run->classes;
+    size_t heads = run->statistics.n_kv_heads, n_heads = run->statistics.n_layers * heads;
+    table_init(out, class_columns, N_COLUMNS(class_columns));
+    for (size_t b = 0; b < c->n_bins; b++)
+        for (size_t h = 0; h < n_heads; h++) {
+            double scored = c->scored[h * c->n_bins + b], open = c->open[h * c->n_bins + b];
+            table_put_text(out, run->meta->class_names[b]);
+            table_put_count(out, h / heads);
+            table_put_count(out, h % heads);
+            table_put_count(out, (uint64_t)scored);
+            table_put_count(out, (uint64_t)open);
+            table_put_real(out, scored > 0 ? open / scored : NAN);
+        }
+}
+
+static const struct column difference_columns[] = {{"layer", "layer", COLUMN_COUNT, 0},
+                                                   {"kv_head", "KV head", COLUMN_COUNT, 0},
+                                                   {"quantity", "quantity", COLUMN_TEXT, 0},
+                                                   {"a", "first run", COLUMN_REAL, 4},
+                                                   {"b", "second run", COLUMN_REAL, 4},
+                                                   {"difference", "difference", COLUMN_REAL, 4}};
+
+void run_table_difference(const struct run *a, const struct run *b, const struct run_quantity *q, struct table *out) {
+    table_init(out, difference_columns, N_COLUMNS(difference_columns));
+    for (size_t l = 0; l < a->statistics.n_layers; l++)
+        for (size_t k = 0; k < a->statistics.n_kv_heads; k++) {
+            double x = q->ratio(run_head(a, l, k)), y = q->ratio(run_head(b, l, k));
+            table_put_count(out, l);
+            table_put_count(out, k);
+            table_put_text(out, q->name);
+            table_put_real(out, x);
+            table_put_real(out, y);
+            table_put_real(out, y - x);
+        }
+}
+
 static const struct column utility_columns[] = {{"utility_from", "from utility", COLUMN_REAL, 4},
                                                 {"utility_below", "below", COLUMN_REAL, 4},
                                                 {"layer", "layer", COLUMN_COUNT, 0},

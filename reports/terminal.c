@@ -7,12 +7,11 @@
 #include "base/mem.h"
 #include "reports/colormap.h"
 #include "reports/run_maps.h"
+#include "reports/terminal_color.h"
+#include "reports/terminal_map.h"
 #include "reports/text.h"
 
 enum { N_EXTREMES = 5, LABEL = 20 /* columns of the names of numbers */ };
-
-static const char ramp[] = " .:-=+*#%@"; /* ASCII, thin to dense */
-static const struct rgb missing_color = {0x80, 0x80, 0x80};
 
 /* -- facts and totals -- */
 
@@ -119,17 +118,6 @@ static void put_totals(const struct run *run, struct str *out) {
 /* -- layers ---------------------------------------------------------------------------------------------------------------
  */
 
-static void put_color(struct rgb c, bool ground, const struct terminal_options *o, struct str *out) {
-    if (o->truecolor)
-        str_printf(out, "\033[%d;2;%d;%d;%dm", ground ? 48 : 38, c.r, c.g, c.b);
-    else
-        str_printf(out, "\033[%d;5;%dm", ground ? 48 : 38, rgb_xterm(c));
-}
-
-static void put_plain(struct str *out) {
-    str_puts(out, "\033[0m");
-}
-
 /* A bar of `share` of `columns` places, to an eighth where blocks may be used, padded to its full length. */
 static void put_bar(double share, int columns, const struct terminal_options *o, struct str *out) {
     int eighths = (int)lround(fmin(fmax(share, 0), 1) * columns * 8), whole = eighths / 8;
@@ -139,14 +127,14 @@ static void put_bar(double share, int columns, const struct terminal_options *o,
             str_putc(out, i < marks ? '#' : ' ');
         return;
     }
-    put_color(colormap_at(COLORMAP_VIRIDIS, 0.25 + 0.75 * share), false, o, out);
+    terminal_put_color(out, colormap_at(COLORMAP_VIRIDIS, 0.25 + 0.75 * share), false, o->truecolor);
     for (int i = 0; i < whole; i++)
         str_puts(out, "\xe2\x96\x88");
     if (eighths % 8) {
         char block[4] = {(char)0xe2, (char)0x96, (char)(0x90 - eighths % 8), 0}; /* U+2588 less the missing eighths */
         str_puts(out, block);
     }
-    put_plain(out);
+    terminal_put_plain(out);
     for (int i = whole + (eighths % 8 != 0); i < columns; i++)
         str_putc(out, ' ');
 }
@@ -221,88 +209,18 @@ static void put_extremes(const struct run *run, const struct run_quantity *q, st
     free(heads);
 }
 
-/* -- the map --------------------------------------------------------------------------------------------------------------
+/* -- the whole ------------------------------------------------------------------------------------------------------------
  */
 
-static struct rgb map_color(double x) {
-    return isnan(x) ? missing_color : colormap_at(COLORMAP_VIRIDIS, x);
-}
-
-static void put_head_numbers(size_t n, int cell, struct str *out) {
-    int step = 10 / cell; /* a number every ten columns */
-    str_puts(out, "      ");
-    for (size_t k = 0; k < n; k += (size_t)step)
-        str_printf(out, "%-*zu", step * cell, k);
-    str_puts(out, " KV head\n");
-}
-
-/* Two layers a line: the upper half of each character is one, the lower half the next. */
-static void put_color_map(const struct terminal_map *map, int cell, const struct terminal_options *o, struct str *out) {
-    for (size_t l = 0; l < map->n_layers; l += 2) {
-        const double *row = map->values + l * map->n_kv_heads;
-        str_printf(out, "  %3zu ", l);
-        for (size_t k = 0; k < map->n_kv_heads; k++) {
-            put_color(map_color(row[k]), false, o, out);
-            if (l + 1 < map->n_layers)
-                put_color(map_color(row[map->n_kv_heads + k]), true, o, out);
-            for (int i = 0; i < cell; i++)
-                str_puts(out, "\xe2\x96\x80");
-            put_plain(out);
-        }
-        str_putc(out, '\n');
-    }
-    str_puts(out, "      0 ");
-    for (int i = 0; i < 32; i++) {
-        put_color(colormap_at(COLORMAP_VIRIDIS, i / 31.0), false, o, out);
-        str_puts(out, "\xe2\x96\x88");
-    }
-    put_plain(out);
-    str_puts(out, " 1   ");
-    put_color(missing_color, false, o, out);
-    str_puts(out, "\xe2\x96\x88\xe2\x96\x88");
-    put_plain(out);
-    str_puts(out, " no value; two layers a line\n");
-}
-
-static char ramp_mark(double x) {
-    const int n = (int)sizeof ramp - 1;
-    int i = (int)(fmin(fmax(x, 0), 1) * n);
-    return ramp[i < n ? i : n - 1];
-}
-
-static void put_ascii_map(const struct terminal_map *map, int cell, struct str *out) {
-    for (size_t l = 0; l < map->n_layers; l++) {
-        str_printf(out, "  %3zu |", l);
-        for (size_t k = 0; k < map->n_kv_heads; k++) {
-            double x = map->values[l * map->n_kv_heads + k];
-            for (int i = 0; i < cell; i++)
-                str_putc(out, isnan(x) ? '/' : ramp_mark(x));
-        }
-        str_puts(out, "|\n");
-    }
-    str_printf(out, "      0 \"%s\" 1, a tenth each;  / no value\n", ramp);
-}
-
-void terminal_put_map(const struct terminal_map *map, const struct terminal_options *o, struct str *out) {
-    int cell = 7 + 2 * (int)map->n_kv_heads <= (o->width < 40 ? 40 : o->width) ? 2 : 1;
-    str_printf(out, "\n%s by layer and KV head\n", map->quantity);
-    put_head_numbers(map->n_kv_heads, cell, out);
-    if (o->color)
-        put_color_map(map, cell, o, out);
-    else
-        put_ascii_map(map, cell, out);
-}
-
 static void put_map(const struct run *run, const struct run_quantity *q, const struct terminal_options *o, struct str *out) {
-    const struct statistics *s = &run->statistics;
-    size_t n = s->n_layers * s->n_kv_heads;
-    double *values = mem_alloc(n, sizeof *values, "a map", NULL);
-    out->failed |= !values;
-    for (size_t i = 0; values && i < n; i++)
-        values[i] = q->ratio(&s->heads[i]);
-    if (values)
-        terminal_put_map(&(struct terminal_map){q->quantity, s->n_layers, s->n_kv_heads, values}, o, out);
-    free(values);
+    struct run_map map;
+    if (run_map_create(run, q, &map, NULL) != OK) {
+        out->failed = true;
+        return;
+    }
+    const struct heatmap *m = &map.map;
+    terminal_put_map(&(struct terminal_map){q->quantity, m->n_layers, m->n_kv_heads, m->values, m->low, m->high}, o, out);
+    run_map_free(&map);
 }
 
 void terminal_put_run(const struct run *run, const struct terminal_options *options, struct str *out) {
@@ -317,5 +235,5 @@ void terminal_put_run(const struct run *run, const struct terminal_options *opti
     put_layers(run, q[0], options, out);
     put_extremes(run, q[0], out);
     if (options->map)
-        put_map(run, q[0], options, out);
+        put_map(run, options->quantity ? options->quantity : q[0], options, out);
 }

@@ -9,21 +9,15 @@
 
 #include "base/str.h"
 #include "reports/run.h"
+#include "reports/run_maps.h"
 
 struct terminal_options {
     bool color; /* escape sequences with 256 colours and block characters may be sent */
     bool truecolor; /* 24-bit colours too */
     bool map; /* draw the layer x head map */
+    const struct run_quantity *quantity; /* of the map, one of run_quantities(); NULL = the first */
     int width; /* columns; at least 40 are used */
 };
-
-/* A map of numbers from 0 to 1, whatever they came from. */
-struct terminal_map {
-    const char *quantity;
-    size_t n_layers, n_kv_heads;
-    const double *values; /* (n_layers, n_kv_heads), NaN = no value */
-};
-void terminal_put_map(const struct terminal_map *map, const struct terminal_options *options, struct str *out);
 
 void terminal_put_run(const struct run *run, const struct terminal_options *options, struct str *out);
 

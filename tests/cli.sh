@@ -19,6 +19,8 @@ expect 2 "not a command" "$spkv" prophile
 expect 2 "MODEL" "$spkv" profile
 expect 2 "is not a policy" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy sparse
 expect 2 "no parameter" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy full:depth=3
+expect 2 "below window + sinks" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o:constant=10
+expect 2 "chunk=N" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --policy h2o --prefill dense
 expect 2 "--threads" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --threads many
 expect 2 "--record" "$spkv" profile "$model" "$dir/corpus" -o "$dir/x.h5" --record everything
 
@@ -46,15 +48,54 @@ expect 3 "exists" profile -o "$dir/run.h5"
 expect 0 "" profile -o "$dir/run.h5" --record tokens,utility,open,classes --resume
 expect 0 "long-range density" "$spkv" show "$dir/run.h5"
 expect 0 '"schema"' "$spkv" show "$dir/run.h5" --json
+expect 0 "gate density by layer (down) and KV head (across)" "$spkv" show "$dir/run.h5" --heatmap=gate_density
+expect 3 "one of: density" "$spkv" show "$dir/run.h5" --heatmap=colours
+# Colours on a terminal only, and not there with NO_COLOR.
+escapes() { grep -q "$(printf '\033')" "$dir/out"; }
+expect 0 "" "$spkv" show "$dir/run.h5" --heatmap
+escapes && fail "escape sequences go into a pipe"
+on_terminal="TERM=xterm script -qec '$spkv show $dir/run.h5 --heatmap' /dev/null"
+if command -v script >/dev/null 2>&1; then
+    expect 0 "" env -u NO_COLOR sh -c "$on_terminal"
+    escapes || fail "no colours on a terminal"
+    expect 0 "a tenth each" env NO_COLOR=1 sh -c "$on_terminal"
+    escapes && fail "escape sequences in spite of NO_COLOR"
+fi
 expect 0 "" "$spkv" check "$dir/run.h5"
 expect 0 "index.html" "$spkv" report "$dir/run.h5" -o "$dir/report"
 expect 3 "exists" "$spkv" report "$dir/run.h5" -o "$dir/report"
 [ -s "$dir/report/index.html" ] || fail "no page"
 grep -qE '(src|href)="https?:' "$dir/report/index.html" && fail "the page asks the network for something"
+for file in tokens_0.csv keep_map_0.png keep_map_0.csv.gz most_kept_tokens.csv head_correlation.csv; do
+    [ -s "$dir/report/$file" ] || fail "the report has no $file"
+done
+grep -q ',<|bos|>,' "$dir/report/tokens_0.csv" || fail "tokens have no text"
+expect 0 "most kept tokens" "$spkv" show "$dir/run.h5" --tokens=3
+expect 3 "no sequence 99" "$spkv" report "$dir/run.h5" -o "$dir/x" --sequence 99
+printf 'read_fraction,nll_change\n0.5,much\n' >"$dir/table.csv"
+expect 3 "table.csv:2" "$spkv" report "$dir/table.csv" -o "$dir/x"
+echo '{"format": "spkv-layout", "version": 1, "heads": 7}' >"$dir/bad.json"
+expect 3 "bad.json" "$spkv" report "$dir/run.h5" "$dir/bad.json" -o "$dir/x"
+[ -e "$dir/x" ] && fail "a refused report left something behind"
 expect 0 "coverage" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
+expect 0 "index.html" "$spkv" report "$dir/layout.json" -o "$dir/layouts"
+grep -q '^densest-heads,layout,' "$dir/layouts/candidates.csv" || fail "the layout is not among the candidates"
 expect 3 "exists" "$spkv" recommend "$dir/run.h5" -o "$dir/layout.json"
 expect 0 "policy layout" profile -o "$dir/layout.h5" --policy "layout:file=$dir/layout.json"
 expect 0 "policy window" profile -o "$dir/window.h5" --policy window --sinks 4 --prefill dense
+expect 0 "policy h2o" profile -o "$dir/h2o.h5" --policy h2o:budget=0.25,chunk=20 --window 32 --sinks 2
+expect 0 "sound" "$spkv" check "$dir/h2o.h5"
+expect 0 "policy keynorm" profile -o "$dir/keynorm.h5" --policy keynorm:threshold=-5 --limit 2
+expect 0 "policy oracle" profile -o "$dir/foreseen.h5" --policy oracle:threshold=0.05,value-norm=1 --limit 2
+grep -q "knows_the_future" "$dir/foreseen.h5" || fail "the record of an oracle does not say that it knows the future"
+expect 2 "knows the future" "$spkv" generate "$model" -p x --policy oracle:threshold=0.05
+expect 2 "needs a threshold" profile -o "$dir/x.h5" --policy keynorm
+mkdir "$dir/heads" && echo '{"sink_size": 2, "recent_size": 16}' >"$dir/heads/config.json"
+for layer in 1 2 3 4 5 6 7; do printf '1\t0.7\t-0.1\n'; done >"$dir/heads/full_attention_heads.tsv"
+expect 0 "policy duo" profile -o "$dir/duo.h5" --policy "duo:file=$dir/heads,heads-global=0.2" --limit 2
+expect 0 "duo, window 16, sinks 2" "$spkv" show "$dir/duo.h5"
+echo "1	1	1" >"$dir/heads/full_attention_heads.tsv"
+expect 3 "another model" profile -o "$dir/x.h5" --policy "duo:file=$dir/heads"
 expect 0 "policy full" profile -o "$dir/oracle.h5" --policy full --record tokens,oracle
 for name in attention_future_max attention_future_mean; do
     grep -q "$name" "$dir/oracle.h5" || fail "--record oracle leaves no $name"

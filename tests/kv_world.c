@@ -28,7 +28,8 @@ void kv_world_open(struct kv_world *w, const struct ops *ops, enum dtype dtype, 
                    const struct kv_geometry *g) {
     struct kv_cache_options o = {.n_slots = g->n_slots, .n_layers = g->n_layers, .n_kv_heads = g->n_kv_heads,
                                  .head_dim = g->head_dim, .max_len = g->max_len, .page_slots = g->page_slots,
-                                 .window = g->window, .ring_only = g->ring_only, .sinks = g->sinks, .dtype = cache_dtype};
+                                 .window = g->window, .ring_only = g->ring_only, .sinks = g->sinks,
+                                 .positions = g->positions, .dtype = cache_dtype};
     size_t rows = (size_t)(g->n_slots * g->n_layers * g->max_len), heads = (size_t)(g->n_kv_heads * g->group);
     struct err err = {0};
     memset(w, 0, sizeof *w);
@@ -51,6 +52,7 @@ void kv_world_close(struct kv_world *w) {
     free(w->distance_sum);
     free(w->future_max);
     free(w->future_sum);
+    free(w->column_sum);
 }
 
 double kv_world_input(const struct kv_world *w, char which, int slot, int layer, int pos, int head, int dim) {
@@ -193,7 +195,19 @@ static void layer_step(struct kv_world *w, const struct kv_batch *batch, int lay
                                  .k = column(w, &x, k_at), .v = column(w, &x, v_at), .open = x.open.ptr, .n_rows = x.n,
                                  .n_heads = x.n_heads, .ld_qkv = x.ld, .scale = (float)w->g.scale,
                                  .softcap = (float)w->g.softcap, .out = x.out.ptr, .lse = x.lse.ptr};
+    size_t n_columns = (size_t)(w->g.n_slots * w->g.n_kv_heads * w->g.max_len);
+    int from[WORLD_MAX_SLOTS] = {w->column_from, w->column_from, w->column_from, w->column_from};
+    struct buf columns = {0};
+    if (w->column_sum && !w->g.ring_only[layer]) {
+        columns = buf_make(&w->b, w->b.real, n_columns, w->column_sum + (size_t)layer * n_columns);
+        attend.column_sum = columns.ptr;
+        attend.column_from = from;
+    }
     w->b.ops->attend_cache(w->b.dev, &attend);
+    if (attend.column_sum) {
+        buf_read(&columns, w->column_sum + (size_t)layer * n_columns);
+        buf_free(&columns);
+    }
     if (w->n_bins)
         stats_step(w, &attend);
     w->b.ops->kv_append(w->b.dev, &(struct kv_append_args){.cache = w->cache, .batch = *batch, .layer = layer,

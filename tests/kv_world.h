@@ -17,6 +17,7 @@ struct kv_geometry {
     double magnitude;     /* inputs are uniform in +- magnitude */
     uint64_t seed;
     int n_threads;        /* 0 = 1 */
+    bool positions;       /* the cache notes them, so that pairs can be evicted */
 };
 
 struct kv_geometry kv_geometry_random(struct rnd *r, int max_len);
@@ -34,6 +35,8 @@ struct kv_world {
     double *distance_sum;       /* (slot, layer, kv_head, n_bins) */
     double *future_max, *future_sum; /* (layer, slot, position, kv_head) */
     int stats_window, stats_sinks, n_bins; /* n_bins 0: no stats */
+    double *column_sum;  /* (layer, slot, kv_head, position); NULL: not asked for */
+    int column_from;
 };
 
 void kv_world_open(struct kv_world *w, const struct ops *ops, enum dtype dtype, enum dtype cache_dtype,

@@ -160,6 +160,50 @@ static void every_kind_is_drawn(void **state) {
     }
 }
 
+/* Draws, and wants a picture without complaint whose text holds `word`. */
+static void assert_drawn(const struct figure *f, const char *word) {
+    struct figure_result result;
+    struct err err = {0};
+    assert_int_equal(figure_write(f, scratch.dir, NULL, &result, &err), OK);
+    assert_string_equal(result.notice, "");
+    char *svg = read_text(scratch_path(&scratch, "a_figure.svg"));
+    assert_non_null(strstr(svg, word));
+    assert_false(file_exists(scratch_path(&scratch, "pwned")));
+    free(svg);
+}
+
+static void points_and_matrices_are_drawn(void **state) {
+    (void)state;
+    static const char *const groups[] = {"the front", "x'; system('touch pwned') #", "`touch pwned`"};
+    static const struct figure_point points[] = {{0, 0.1, 5, NAN, NAN, "a"}, {0, 0.5, 0.01, NAN, NAN, "b"},
+                                                 {1, 0.1, 5, 4, 6, "a, \"b\"\n"}, {2, 0.5, 0.01, 0.005, 0.02, "`id`"}};
+    static const double cells[] = {1, -0.5, NAN, 0.25, -0.5, 1, NAN, NAN};
+    struct figure f = a_figure(FIGURE_POINTS), matrix = a_figure(FIGURE_MATRIX);
+    if (!have_gnuplot()) {
+        print_message("SKIP: gnuplot is not installed\n");
+        skip();
+    }
+    f.points = points;
+    f.n_points = 4;
+    f.groups = groups;
+    f.n_groups = 3;
+    f.front = true;
+    f.y_name = "loss";
+    f.y_unit = 0.01;
+    f.y_low = NAN;
+    assert_drawn(&f, "the front");
+    f.y_bend = 1;
+    f.y_low = 0;
+    f.y_high = 700;
+    assert_drawn(&f, "300"); /* a number at the bent axis */
+    matrix.series = cells;
+    matrix.all = matrix.from = matrix.to = NULL;
+    matrix.z_title = "correlation";
+    matrix.y_low = -1;
+    matrix.y_high = 1;
+    assert_drawn(&matrix, "correlation");
+}
+
 /* Names that try every way gnuplot has of running something or of ending a string. */
 static void hostile_names_run_nothing(void **state) {
     (void)state;
@@ -269,6 +313,7 @@ int main(void) {
         cmocka_unit_test(without_gnuplot_data_and_script_stay),
         cmocka_unit_test(a_gnuplot_that_fails_is_a_notice),
         cmocka_unit_test(every_kind_is_drawn),
+        cmocka_unit_test(points_and_matrices_are_drawn),
         cmocka_unit_test(hostile_names_run_nothing),
         cmocka_unit_test(tables_quote_what_csv_needs),
         cmocka_unit_test(texts_are_as_people_and_files_need_them),

@@ -173,7 +173,7 @@ static void facts_are_text_chunks(void **state) {
     const double values[] = {0.5};
     struct heatmap map =
         {.n_layers = 1, .n_kv_heads = 1, .values = values, .high = 1, .title = "T", .value_title = "v", .missing = "m"};
-    struct canvas_fact facts[] = {{"Title", "Density"}, {"Model", "caf\xc3\xa9/\xff<model>"}, {"Window", "128"}};
+    struct picture_fact facts[] = {{"Title", "Density"}, {"Model", "caf\xc3\xa9/\xff<model>"}, {"Window", "128"}};
     struct picture p;
     struct err err = {0};
     const char *file = scratch_path(&scratch, "facts.png");

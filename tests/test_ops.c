@@ -178,6 +178,69 @@ static void case_score_random(struct pair *p, size_t n_rows, size_t n_cols) {
     free(value);
 }
 
+/* A sum of n squares is off by n U / 2 of itself, its root by half of that and a rounding. */
+static void case_score_key_norm(struct pair *p, size_t n_rows, size_t n_cols) {
+    size_t n_kv_heads = 3, ld = n_kv_heads * n_cols + 5, n = n_rows * ld;
+    if (!p->got.ops->score_key_norm)
+        return;
+    double *k = random_values(p, n, -3, 3, DTYPE_F32);
+    add_specials(k, n);
+    struct duo kd = duo_make(p, p->got.real, n, k), ud = duo_make(p, p->got.real, n_rows * n_kv_heads, NULL);
+    for (int side = 0; side < 2; side++) {
+        const struct backend *b = side_of(p, side);
+        b->ops->score_key_norm(b->dev, on(&kd, side), ld, n_rows, n_kv_heads, n_cols, on(&ud, side));
+    }
+    duo_finish(p, "score_key_norm", &ud, NULL, ((double)n_cols / 4 + 1) * U);
+    duo_free(&kd);
+    free(k);
+}
+
+/* v gram v; *size becomes |v|^2 |gram|. */
+static double product_of(const double *gram, const double *v, size_t n, double *size) {
+    double sum = 0, squares = 0, frobenius = 0;
+    for (size_t i = 0; i < n * n; i++) {
+        sum += gram[i] * v[i / n] * v[i % n];
+        frobenius += gram[i] * gram[i];
+        squares += i < n ? v[i] * v[i] : 0;
+    }
+    *size = squares * sqrt(frobenius);
+    return sum;
+}
+
+/* gram = B B^T, so that v gram v is a square. Rows and their sum are products of f32: d = 8 U |v|^2 |gram| off together, and
+ * the root of x that of d near 0, elsewhere d / sqrt(x). */
+static void case_output_norm(struct pair *p, size_t n_rows, size_t n_cols) {
+    size_t n_kv = 2, n_heads = 6, dim = n_cols < 32 ? n_cols : 32, ld = n_kv * dim + 3, n = n_rows * n_kv;
+    size_t square = dim * dim;
+    if (!p->got.ops->output_norm)
+        return;
+    double *v = random_values(p, n_rows * ld, -2, 2, DTYPE_F32), *b = random_values(p, n_heads * square, -1, 1, DTYPE_F32);
+    double *gram = zalloc(n_heads * square, sizeof *gram), *tol = zalloc(n, sizeof *tol);
+    for (size_t i = 0; i < n_heads * square; i++)
+        for (size_t c = 0; c < dim; c++)
+            gram[i] += b[i / dim * dim + c] * b[(i / square * dim + i % dim) * dim + c];
+    round_all(gram, n_heads * square, DTYPE_F32);
+    for (size_t i = 0; i < n; i++) {
+        double x = 0, d = 0, size;
+        for (size_t h = i % n_kv * 3; h < i % n_kv * 3 + 3; h++) {
+            x = fmax(x, product_of(gram + h * square, v + i / n_kv * ld + i % n_kv * dim, dim, &size));
+            d = fmax(d, 8 * U * size);
+        }
+        tol[i] = fmin(sqrt(d), d / sqrt(x));
+    }
+    struct duo vd = duo_make(p, p->got.real, n_rows * ld, v), gd = duo_make(p, p->got.real, n_heads * dim * dim, gram);
+    struct duo nd = duo_make(p, p->got.real, n, NULL);
+    for (int side = 0; side < 2; side++) {
+        const struct backend *k = side_of(p, side);
+        k->ops->output_norm(k->dev, &(struct output_norm_args){.v = on(&vd, side), .gram = on(&gd, side), .n_rows = n_rows,
+                                                              .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = dim,
+                                                              .ld_v = ld, .norm = on(&nd, side)});
+    }
+    duo_finish(p, "output_norm", &nd, tol, U);
+    duo_free(&vd), duo_free(&gd);
+    free(v), free(b), free(gram), free(tol);
+}
+
 static void case_gate(struct pair *p, size_t n_rows, size_t n_cols) {
     static const double special[] = {NAN, INFINITY, -INFINITY, 0.5, 0.49999997, 0.50000006, 0, -0.0};
     size_t n = n_rows * n_cols;
@@ -261,6 +324,8 @@ int main(void) {
         {"gather", case_gather},
         {"copy, fill, read", case_copy_fill},
         {"score_random, score_const", case_score_random},
+        {"score_key_norm", case_score_key_norm},
+        {"output_norm", case_output_norm},
         {"gate", case_gate},
         {"sample", case_sample},
     };

@@ -36,7 +36,7 @@ static int open_world(void **state) {
     struct fake_run fake = {.n_sequences = 9,
                             .score = PROFILE_SCORE_SIGMOID,
                             .gates = true,
-                            .record = PROFILE_RECORD_ATTENTION};
+                            .record = PROFILE_RECORD_ATTENTION | PROFILE_RECORD_CLASSES};
     struct err err = {0};
     world = (struct world){0};
     scratch_open(&world.scratch);
@@ -149,7 +149,7 @@ static void strangers_texts_are_escaped(void **state) {
     struct str page = {0};
     make_page(*state, &page);
     assert_int_equal(count(page.data, "<script"), 1); /* ours */
-    assert_int_equal(count(page.data, "<img"), 4);    /* one a figure */
+    assert_int_equal(count(page.data, "<img"), RUN_N_FIGURES); /* one a figure */
     assert_null(strstr(page.data, "alert(1)</script>"));
     assert_true(count(page.data, "&lt;script&gt;alert(1)&lt;/script&gt;") > 20);
     assert_int_equal(utf8_first_invalid(page.data, page.len), page.len);

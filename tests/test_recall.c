@@ -209,6 +209,44 @@ static void test_limits_and_text(void **state) {
     free(text);
 }
 
+enum { LENGTH = 300, DEPTH = 40, LONGEST = 16 /* tokens of a sentence */ };
+static struct tokenizer *tokenizer;
+
+/* As full as it can be, with DEPTH percent of the sentences in front of the pairs. */
+static void check_length(const char *prompt, const char *completion) {
+    struct token_list ids = {0};
+    char whole[8192];
+    size_t n_prefix;
+    int n = snprintf(whole, sizeof whole, "%s%s", prompt, completion);
+    assert_in_range(n, 1, sizeof whole - 1);
+    assert_int_equal(tokenizer_encode(tokenizer, whole, (size_t)n, &ids, NULL), OK);
+    tokenizer_prefix(tokenizer, &n_prefix);
+    assert_in_range(ids.len + n_prefix, LENGTH - LONGEST, LENGTH);
+    free(ids.data);
+    const char *pairs = strstr(prompt, "Pairs:");
+    assert_non_null(pairs);
+    size_t n_behind = count(pairs, " to the "), n_all = count(prompt, " to the ");
+    assert_int_equal(n_all - n_behind, n_all * DEPTH / 100);
+    check_pairs(prompt, completion);
+}
+
+static void test_length(void **state) {
+    (void)state;
+    struct recall_options options = {.kind = RECALL_PAIRS, .n_rows = 20, .n_items = 4, .n_queries = 1, .depth = DEPTH,
+                                     .length = LENGTH};
+    struct err err = {0};
+    FILE *sink = fopen("/dev/null", "w");
+    assert_int_equal(tokenizer_open("datasets/demo/model/tokenizer.json", &tokenizer, NULL), OK);
+    options.tokenizer = tokenizer;
+    each_row(&options, check_length);
+    options.length = 10;
+    assert_int_equal(recall_write(sink, &options, &err), ERR_USAGE);
+    assert_string_equal(err.where, "--length");
+    assert_non_null(strstr(err.message, "too few"));
+    fclose(sink);
+    tokenizer_free(tokenizer);
+}
+
 static void test_full_disk(void **state) {
     (void)state;
     FILE *full = fopen("/dev/full", "w");
@@ -228,6 +266,7 @@ int main(void) {
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_limits_and_text),
+        cmocka_unit_test(test_length),
         cmocka_unit_test(test_full_disk),
     };
     return cmocka_run_group_tests_name("recall", tests, NULL, NULL);

@@ -118,18 +118,18 @@ static void test_bad_csv(void **state) {
     static const struct {
         const char *text, *where, *says;
     } cases[] = {
-        {"", "b.csv", "no column \"what\""},
+        {"", "b.csv:1", "no header"},
         {"what,batch,kv_bytes\n", "b.csv", "no column \"median_tok_per_s\""},
         {HEADER, "b.csv", "0 decode rows"},
-        {HEADER "decode,full\n", "b.csv:2", "fewer columns"},
+        {HEADER "decode,full\n", "b.csv:2", "fewer fields"},
         {HEADER "decode,full,1,512,fast,1000,x\n", "b.csv:2", "median_tok_per_s is \"fast\""},
         {HEADER "decode,full,1,512,1,-5,x\n", "b.csv:2", "kv_bytes is \"-5\""},
         {HEADER "decode,full,1,512,1,nan,x\n", "b.csv:2", "kv_bytes"},
         {HEADER "decode,full,1,512,1,1e999,x\n", "b.csv:2", "kv_bytes"},
         {HEADER "decode,full,,512,1,5,x\n", "b.csv:2", "batch is \"\""},
-        {HEADER "\n\ndecode,\"full,1,512,1,5,x\n", "b.csv:4", "quoted"},
-        {HEADER "decode,\"full\"x,1,512,1,5,x\n", "b.csv:2", "comma"},
-        {HEADER "decode,\"full", "b.csv:2", "not closed"},
+        {HEADER "\n\ndecode,\"full,1,512,1,5,x\n", "b.csv:4", "quote"},
+        {HEADER "decode,\"full\"x,1,512,1,5,x\n", "b.csv:2", "quote"},
+        {HEADER "decode,\"full", "b.csv:2", "quote"},
         {HEADER "decode,f,1,5,10,100,x\ndecode,f,1,5,11,100,x\n", "b.csv", "two different"},
         {HEADER "decode,f,1,5,10,100,x\ndecode,f,1,5,20,200,x\n", "b.csv", "not get slower"},
     };

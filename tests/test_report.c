@@ -101,12 +101,15 @@ static void one_run_gives_all_files(void **state) {
                                         "utility_by_layer.csv",
                                         "utility_by_layer.gp",
                                         "density_by_position.csv",
-                                        "density_by_position.gp"};
+                                        "density_by_position.gp",
+                                        "head_correlation.csv",
+                                        "head_correlation.gp",
+                                        "density.svg"};
     struct profile *p = record("run.h5", &pruned);
     struct err err = {0};
     int notes = 0;
     must(report("new/deep/out/", &p, 1, false, &notes, &err), &err);
-    assert_int_equal(notes, 3); /* figures that were not drawn */
+    assert_int_equal(notes, 4); /* figures that were not drawn */
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char name[64];
         snprintf(name, sizeof name, "new/deep/out/%s", files[i]);
@@ -232,7 +235,8 @@ static void several_runs_have_sections_and_differences(void **state) {
                            record("d.h5", &real_scores)};
     struct err err = {0};
     must(report("many", p, 4, false, NULL, &err), &err);
-    assert_true(exists("many/difference_2_1.png") && exists("many/difference_4_1.png"));
+    assert_true(exists("many/difference_2_1.png") && exists("many/difference_2_1.csv"));
+    assert_true(exists("many/difference_4_1.png"));
     assert_false(exists("many/difference_3_1.png")); /* densities against far attention: nothing in common */
     assert_true(exists("many/run1/density.png") && exists("many/run2/heads.csv"));
     assert_true(exists("many/run3/far_attention.png") && exists("many/run3/attention_by_distance.csv"));

@@ -124,6 +124,20 @@ static void test_pieces(void **state) {
     assert_int_equal(c.dropped_tails, 0);
 }
 
+/* Of five documents: every second, all but those, and a limit after the choice. Documents keep their numbers. */
+static void test_chosen_documents(void **state) {
+    const struct scratch *s = *state;
+    char *path = scratch_write_text(s, "five.jsonl", "{\"text\": \"aaaa\"}\n{\"text\": \"bb\"}\n{\"text\": \"ccccc\"}\n"
+                                    "{\"text\": \"dd\"}\n{\"text\": \"ee\"}\n");
+    struct sequence_options some = {.max_length = 3, .document_every = 2};
+    struct sequence_counts c = expect(path, &PLAIN, some, "0 0+0 aaa\n1 2+0 ccc\n2 2+3 cc\n3 4+0 ee\n");
+    assert_int_equal(c.documents, 3);
+    some.document_rest = true;
+    expect(path, &PLAIN, some, "0 1+0 bb\n1 3+0 dd\n");
+    some.limit = 1;
+    expect(path, &PLAIN, some, "0 1+0 bb\n");
+}
+
 static void test_tails(void **state) {
     const struct scratch *s = *state;
     char *path = scratch_write_text(s, "a.txt", "012345678");
@@ -299,7 +313,7 @@ int main(void) {
         WITH_SCRATCH(test_pieces),   WITH_SCRATCH(test_tails),    WITH_SCRATCH(test_stride),
         WITH_SCRATCH(test_limit),    WITH_SCRATCH(test_prompts),  WITH_SCRATCH(test_coverage),
         WITH_SCRATCH(test_usage),    WITH_SCRATCH(test_long_document),
-        WITH_SCRATCH(test_files_and_corpora),
+        WITH_SCRATCH(test_files_and_corpora), WITH_SCRATCH(test_chosen_documents),
     };
     return cmocka_run_group_tests_name("sequences", tests, NULL, NULL);
 }

@@ -286,6 +286,74 @@ static void test_argmax(void **state) {
     policy_free(policy);
 }
 
+/* Feeds n tokens of sequence `from` to a slot and returns the loss of the last one's successor. */
+static float feed_some(const struct fixture *f, struct session *s, int slot, int from, int first, int n) {
+    const int32_t *tokens = f->tokens[from] + first;
+    int32_t target[MAX_LEN];
+    float nll[MAX_LEN];
+    struct err err = {0};
+    for (int i = 0; i < n; i++)
+        target[i] = f->tokens[from][first + i + 1];
+    must(session_feed(s, &(struct feed){1, &slot, &tokens, &n}, &err), &err);
+    must(session_nll(s, target, nll, NULL, &err), &err);
+    must(kv_cache_check(session_cache(s), &err), &err);
+    return nll[n - 1];
+}
+
+/* Two forks go different ways, and the slot that they come from does not feel them. */
+static void expect_forks(const struct fixture *f, const struct plan *plan) {
+    struct session_options options = {.n_slots = 4, .max_len = MAX_LEN, .max_rows = MAX_LEN, .dense_prefill = plan->dense};
+    struct policy *policy = make_policy(f, plan);
+    struct device *dev;
+    struct model *model;
+    struct session *s;
+    struct err err = {0};
+    struct kv_counts before = {0}, after = {0};
+    float want[2], got[2];
+    options.policy = policy;
+    must(plan->ops->open(&(struct device_options){.n_threads = 1}, &dev, &err), &err);
+    must(model_load(f->model_case.checkpoint, plan->ops, dev, &model, &err), &err);
+    must(session_create(model, &options, &s, &err), &err);
+    for (int i = 0; i < 2; i++) { /* unforked: the same steps in a slot of its own */
+        session_reset(s, 3, 7);
+        feed_some(f, s, 3, 0, 0, 150);
+        session_end_prefill(s, 3);
+        want[i] = feed_some(f, s, 3, 2 * i, 60, 40);
+    }
+    session_reset(s, 0, 7);
+    feed_some(f, s, 0, 0, 0, 150);
+    session_end_prefill(s, 0);
+    must(kv_cache_read_counts(session_cache(s), 0, &before, &err), &err);
+    for (int i = 0; i < 2; i++) {
+        session_reset(s, 1 + i, 99); /* keyed as slot 0 all the same */
+        must(session_fork(s, 0, 1 + i, &err), &err);
+        must(kv_cache_read_counts(session_cache(s), 1 + i, &after, &err), &err);
+        assert_memory_equal(&after, &before, sizeof after);
+        assert_int_equal(session_length(s, 1 + i), 150);
+    }
+    got[1] = feed_some(f, s, 2, 2, 60, 40);
+    feed_some(f, s, 1, 1, 0, 30);
+    got[0] = feed_some(f, s, 0, 0, 60, 40);
+    assert_memory_equal(got, want, sizeof got);
+    for (int i = 0; i < 4; i++)
+        session_reset(s, i, 0);
+    must(kv_cache_check(session_cache(s), &err), &err);
+    session_free(s);
+    model_free(model);
+    plan->ops->close(dev);
+    policy_free(policy);
+}
+
+static void test_fork(void **state) {
+    const struct plan plans[] = {{ops_cpu(), "spkv", NAN, 0, 1, false, false}, {ops_guard(), "spkv", NAN, 0, 1, false, true},
+                                 {ops_cpu(), "random:density=0.5", NAN, 0, 1, false, true},
+                                 {ops_guard(), "full", NAN, 0, 1, false, false},
+                                 {ops_cpu(), "h2o:budget=0.3,chunk=16", NAN, 0, 1, false, false},
+                                 {ops_guard(), "expected-attention:budget=0.3,chunk=16", NAN, 0, 1, false, false}};
+    for (size_t i = 0; i < sizeof plans / sizeof *plans; i++)
+        expect_forks(*state, &plans[i]);
+}
+
 static void test_refusals(void **state) {
     struct fixture *f = *state;
     struct plan plan = {ops_ref(), "full", NAN, 64, 1, true, false};
@@ -456,7 +524,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_chunk_batch_threads_backend), cmocka_unit_test(test_equal_settings_equal_bits),
         cmocka_unit_test(test_threshold_limits), cmocka_unit_test(test_dense_prefill), cmocka_unit_test(test_random_density),
-        cmocka_unit_test(test_argmax), cmocka_unit_test(test_refusals), cmocka_unit_test(test_batch_plan),
+        cmocka_unit_test(test_argmax), cmocka_unit_test(test_fork), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_batch_plan),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -110,6 +110,11 @@ expect 0 "" adapt "$dir/frozen" --freeze-model --new-predictor
 [ -e "$dir/frozen/checkpoint/model.safetensors" ] && fail "a frozen model was written"
 profile() { "$spkv" profile "$dir/whole/checkpoint" "$dir/held.txt" --max-length 64 --quiet "$@"; }
 expect 0 "policy spkv" profile --predictor "$dir/frozen/checkpoint" -o "$dir/frozen.h5"
+expect 0 "fitted (KVzap-style), mean squared error" adapt "$dir/fitted" --target oracle --density-weight 0
+grep -q '"method": "fitted (KVzap-style)"' "$dir/fitted/checkpoint/spkv_config.json" || fail "fitted gates do not say so"
+expect 0 "policy spkv, predictor fitted (KVzap-style)" profile --predictor "$dir/fitted/checkpoint" -o "$dir/fitted.h5"
+expect 0 "policy gates, predictor fitted (KVzap-style)" profile --policy "gates:file=$dir/fitted/checkpoint" -o "$dir/gates.h5"
+expect 3 "frozen model" adapt "$dir/unfrozen" --target oracle --density-weight 0 --trained all
 for kind in head layer; do
     expect 0 '"step": 6' adapt "$dir/static-$kind" --static-gates=$kind --json
     expect 0 "policy spkv" profile --predictor "$dir/static-$kind/checkpoint" -o "$dir/static-$kind.h5"

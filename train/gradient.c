@@ -19,11 +19,14 @@ struct gradient {
     int32_t *target;         /* device (max_rows) */
     float *nll;              /* device (max_rows) */
     int *window;             /* (n_layers, n_kv_heads) host: INT_MAX where every pair is kept */
+    int *everything;         /* the same under full attention */
     int32_t *pos;            /* host (max_rows) */
     int *pos0;               /* host (max_rows) zeros */
     void *host_nll;          /* host copies: reals as the device has them */
     void *host_utility;
     uint8_t *host_open;
+    void *host_log;          /* logarithms of utilities, made on first use */
+    size_t host_log_bytes;
     double *utility_sum;     /* (n_layers, n_kv_heads), and so on */
     uint64_t *n_open, *n_left, *n_far;
 };
@@ -57,6 +60,7 @@ static int create_buffers(struct gradient *g, struct err *err) {
     g->target = device_array(g, rows, sizeof *g->target, &rc);
     g->nll = device_array(g, rows, real, &rc);
     g->window = host_array(lanes, sizeof *g->window, &rc, err);
+    g->everything = host_array(lanes, sizeof *g->everything, &rc, err);
     g->pos = host_array(rows, sizeof *g->pos, &rc, err);
     g->pos0 = host_array(rows, sizeof *g->pos0, &rc, err);
     g->host_nll = host_array(rows, real, &rc, err);
@@ -77,6 +81,7 @@ static void set_windows(struct gradient *g) {
         bool sliding = c->layers[i / (size_t)c->n_kv_heads].sliding_window > 0;
         bool all = policy->scorer == SCORER_CONST && (double)policy->head_score[i] >= policy->threshold;
         g->window[i] = all && !sliding ? INT_MAX : policy->window[i];
+        g->everything[i] = sliding ? policy->window[i] : INT_MAX;
     }
 }
 
@@ -90,7 +95,10 @@ int gradient_create(struct params *params, const struct gradient_options *option
     g->model = m;
     g->options = *options;
     int rc = OK;
-    if (options->max_len < 1 || options->max_len > m->config->max_positions)
+    if (options->policy->scorer == SCORER_GATES || options->policy->scorer == SCORER_GIVEN)
+        rc = err_set(err, ERR_USAGE, "", "policy %s cannot be trained under (its gates are not the model's)",
+                     options->policy->name);
+    else if (options->max_len < 1 || options->max_len > m->config->max_positions)
         rc = err_set(err, ERR_USAGE, "", "%d tokens are more than the %d positions of this model (use a shorter context)",
                      options->max_len, m->config->max_positions);
     if (rc == OK)
@@ -121,8 +129,8 @@ void gradient_free(struct gradient *g) {
     if (!g)
         return;
     void *on_device[] = {g->rope[0], g->rope[1], g->head_score, g->target, g->nll};
-    void *on_host[] = {g->window, g->pos, g->pos0, g->host_nll, g->host_utility, g->host_open, g->utility_sum, g->n_open,
-                       g->n_left, g->n_far};
+    void *on_host[] = {g->window, g->everything, g->pos, g->pos0, g->host_nll, g->host_utility, g->host_open, g->host_log,
+                       g->utility_sum, g->n_open, g->n_left, g->n_far};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
         g->model->ops->mem_free(g->model->dev, on_device[i]);
     for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
@@ -259,7 +267,7 @@ static int sum_losses(const struct gradient *g, const struct micro_batch *batch,
                                                                         "rate, or the last checkpoint)");
 }
 
-/* --- the two entries ------------------------------------------------------------------------------------------------ */
+/* --- the entries ---------------------------------------------------------------------------------------------------- */
 
 /* Gates that gradients reach in n_rows rows. */
 static double n_gates(const struct gradient *g, size_t n_rows) {
@@ -270,17 +278,21 @@ static double n_gates(const struct gradient *g, size_t n_rows) {
     return (double)(n * n_rows * (size_t)c->n_kv_heads);
 }
 
+static int check_sigmoid(const struct gradient *g, struct err *err) {
+    if (g->model->predictor->sigmoid)
+        return OK;
+    return err_set(err, ERR_INPUT, "", "gates train through their logarithm, and this predictor's output is not between 0 "
+                                       "and 1 (only \"output\": \"sigmoid\" can be trained)");
+}
+
 int gradient_add(struct gradient *g, const struct micro_batch *batch, const struct gates *gates, double loss_scale,
                  double density_share, struct gradient_result *result, struct err *err) {
     const struct step_sequences sequences = sequences_of(g, batch, gates);
     const struct step step = step_of(g, batch, &sequences);
     const struct nll_args loss = loss_of(g, step.n_rows);
     bool utilities = trains_gates(g, gates);
-    if (utilities && !g->model->predictor->sigmoid)
-        return err_set(err, ERR_INPUT, "", "gates train through their logarithm, and this predictor's output is not "
-                                           "between 0 and 1 (only \"output\": \"sigmoid\" can be trained)");
-    int rc = stage(g, batch, err);
-    if (rc != OK)
+    int rc = utilities ? check_sigmoid(g, err) : OK;
+    if (rc != OK || (rc = stage(g, batch, err)) != OK)
         return rc;
     model_forward(g->model, &step);
     model_backward(g->model, &(struct backward_args){
@@ -309,5 +321,83 @@ int gradient_forward(struct gradient *g, const struct micro_batch *batch, const 
         nll[r] = (float)real_of(g, g->host_nll, r);
     for (size_t i = 0; i < step.n_rows * n_lanes(g) && utility && rc == OK; i++)
         utility[i] = (float)real_of(g, g->host_utility, i);
+    return rc;
+}
+
+/* --- a predictor fitted to targets ------------------------------------------------------------------------------------ */
+
+static bool scored(const struct gradient *g, int l) {
+    return g->model->config->layers[l].sliding_window == 0;
+}
+
+/* Utilities, their gates and their logarithms in layer l, whose input is still there. */
+static void log_utilities(const struct gradient *g, const struct step *step, int l) {
+    const struct model *m = g->model;
+    const struct predict_args args = model_predict_args(m, step, l);
+    uint8_t *open = g->a.open + gates_at(m, step, l);
+    size_t n = args.n_rows * args.n_kv_heads;
+    m->ops->predict(m->dev, &args);
+    m->ops->gate(m->dev, args.u, n, (float)step->policy->threshold, step->policy->strict, open);
+    m->ops->train->gate_log(m->dev, &(struct gate_log_args){.u = args.u, .open = open, .n = n,
+                                                            .log_gate = real_at(m, g->a.log_gate, gates_at(m, step, l))});
+}
+
+/* In the place of the logarithms: 2 error_scale (log u - target), 0 where there is no target. Waits. */
+static int put_residuals(struct gradient *g, const struct step *step, const float *log_target, double error_scale,
+                         struct gradient_result *result, struct err *err) {
+    const struct model *m = g->model;
+    size_t kv = (size_t)m->config->n_kv_heads, real = real_size(m->ops, m->dev), n = step->n_rows * n_lanes(g);
+    enum dtype dtype = real == 8 ? DTYPE_F64 : DTYPE_F32;
+    int rc = mem_grow(&g->host_log, &g->host_log_bytes, n * real, 1, "logarithms", err);
+    if (rc != OK)
+        return rc;
+    m->ops->download(m->dev, g->host_log, g->a.log_gate, n * real);
+    if ((rc = m->ops->sync(m->dev, err)) != OK)
+        return rc;
+    for (size_t i = 0; i < n; i++) {
+        bool there = scored(g, (int)(i / (step->n_rows * kv))) && !isnan(log_target[i]);
+        double error = there ? dtype_load(g->host_log, dtype, i) - (double)log_target[i] : 0;
+        dtype_store(g->host_log, dtype, i, 2 * error_scale * error);
+        result->nll_sum += error * error;
+        result->n_predicted += there;
+    }
+    m->ops->upload(m->dev, g->a.log_gate, g->host_log, n * real);
+    return isfinite(result->nll_sum) ? OK : err_set(err, ERR_INPUT, "", "the utilities are not finite (try a smaller "
+                                                                        "learning rate, or the last checkpoint)");
+}
+
+static void fit_layer(const struct gradient *g, const struct step *step, int l) {
+    const struct model *m = g->model;
+    const struct model_layer *w = &m->layers[l];
+    const struct predict_args forward = model_predict_args(m, step, l);
+    m->ops->train->gate_log_grad(m->dev, &(struct gate_log_grad_args){
+        .u = forward.u, .open = g->a.open + gates_at(m, step, l), .n = forward.n_rows * forward.n_kv_heads, .slope = 1,
+        .dlog_gate = real_at(m, g->a.log_gate, gates_at(m, step, l)), .du = g->space.dutility});
+    m->ops->train->predict_grad(m->dev, &(struct predict_grad_args){
+        .forward = &forward, .du = g->space.dutility, .dfc1 = params_grad_of(g->params, w->fc1),
+        .db1 = params_grad_of(g->params, w->b1), .dfc2 = params_grad_of(g->params, w->fc2),
+        .db2 = params_grad_of(g->params, w->b2)});
+}
+
+int gradient_fit(struct gradient *g, const struct micro_batch *batch, const float *log_target, double error_scale,
+                 struct gradient_result *result, struct err *err) {
+    const struct step_sequences everything = {.window = g->everything};
+    const struct step step = step_of(g, batch, &everything);
+    *result = (struct gradient_result){.n_rows = step.n_rows, .utility_sum = g->utility_sum, .n_open = g->n_open,
+                                       .n_left = g->n_left, .n_far = g->n_far};
+    ASSERT(g->options.policy->scorer == SCORER_PREDICTOR && !g->options.recompute);
+    int rc = check_sigmoid(g, err);
+    if (rc != OK || (rc = stage(g, batch, err)) != OK)
+        return rc;
+    model_forward(g->model, &step);
+    for (int l = 0; l < g->model->config->n_layers; l++)
+        if (scored(g, l))
+            log_utilities(g, &step, l);
+    rc = put_residuals(g, &step, log_target, error_scale, result, err);
+    for (int l = 0; l < g->model->config->n_layers && rc == OK; l++)
+        if (scored(g, l))
+            fit_layer(g, &step, l);
+    if (rc == OK && (rc = fetch(g, step.n_rows, err)) == OK)
+        count_gates(g, batch);
     return rc;
 }

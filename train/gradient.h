@@ -66,6 +66,13 @@ struct gradient_result {
 int gradient_add(struct gradient *g, const struct micro_batch *batch, const struct gates *gates, double loss_scale,
                  double density_share, struct gradient_result *result, struct err *err);
 
+/* Fits the predictor to targets under full attention, the model frozen: adds the gradients of error_scale * sum of
+ * (log(u + 1e-8) - log_target)^2 to the parameters. log_target (n_layers, n_rows, n_kv_heads) host, NaN = none (and in the
+ * model's own sliding layers). Of the result nll_sum is the sum of squared errors and n_predicted the number of targets;
+ * without options.recompute. Waits for the device. ERR_INPUT as gradient_add. */
+int gradient_fit(struct gradient *g, const struct micro_batch *batch, const float *log_target, double error_scale,
+                 struct gradient_result *result, struct err *err);
+
 /* Forward only: losses (n_rows) host f32, NaN without target, and utilities (n_layers, n_rows, n_kv_heads) host f32 or
  * NULL; for tests. */
 int gradient_forward(struct gradient *g, const struct micro_batch *batch, const struct gates *gates, float *nll,

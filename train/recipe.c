@@ -16,9 +16,9 @@ static void add(json_t **list, struct str *line) {
 /* Keys whose value in the paper is a number or a word. */
 static void compare_keys(const struct schedule *s, json_t **list, struct str *line) {
     struct schedule paper = schedule_default();
-    static const char *const keys[] = {"trained",       "predictor_kind", "predictor_lr_factor", "predictor_weight_decay",
-                                       "start_bias",    "window",         "threshold",           "gates",
-                                       "soft_frac"};
+    static const char *const keys[] = {"trained",      "target",     "predictor_kind", "predictor_lr_factor",
+                                       "predictor_weight_decay", "start_bias", "window", "threshold",
+                                       "gates",        "soft_frac"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         struct str ours = {0}, theirs = {0};
         schedule_format_value(s, keys[i], &ours);

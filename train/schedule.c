@@ -32,6 +32,15 @@ struct schedule schedule_default(void) {
     };
 }
 
+struct schedule schedule_default_oracle(void) {
+    struct schedule s = schedule_default();
+    s.target = TARGET_ORACLE;
+    s.trained = TRAIN_PREDICTOR;
+    s.start_bias = -4;
+    s.threshold = 0.05;
+    return s;
+}
+
 /* --- derived values --------------------------------------------------------------------------------------------------- */
 
 double schedule_lora_alpha(const struct schedule *s) {
@@ -132,6 +141,13 @@ static int check_run(const struct checker *c) {
     if (!schedule_gated(s) && s->trained == TRAIN_PREDICTOR)
         return refuse(c, "\"trained\" is \"predictor\", but under \"policy\" \"%s\" no predictor acts, so that nothing "
                          "would be trained: use policy spkv", s->policy);
+    if (s->target == TARGET_ORACLE && (s->trained != TRAIN_PREDICTOR || !schedule_gated(s)))
+        return refuse(c, "\"target\" is \"oracle\", which fits the predictor of a frozen model: set \"trained\" to "
+                         "\"predictor\" and \"policy\" to spkv");
+    if (s->target == TARGET_ORACLE && (s->density_weight > 0 || s->answer_only || s->recompute))
+        return refuse(c, "\"%s\" is set, but \"target\" is \"oracle\": there is no loss of tokens that it would act on. "
+                         "Leave it out", s->density_weight > 0 ? "density_weight" : s->answer_only ? "answer_only"
+                                                                                                  : "recompute");
     if (s->trained == TRAIN_LORA && s->lora_r == 0)
         return refuse(c, "\"trained\" is \"lora\", but \"lora_r\" is 0: give the rank of the updates (8)");
     if (s->trained != TRAIN_LORA && (s->lora_r > 0 || s->lora_alpha > 0))

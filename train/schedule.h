@@ -26,6 +26,13 @@ enum predictor_kind {
                                averaged over them before every update */
 };
 
+/* What is learned. */
+enum target {
+    TARGET_LOSS,   /* "loss": the next token, through gates that act */
+    TARGET_ORACLE, /* "oracle": under full attention, the logarithm of the largest attention that a pair gets from queries
+                      outside its window (method.md section 11), by regression: a predictor fitted to a frozen model */
+};
+
 enum lora_targets {
     LORA_ATTENTION, /* "attention": q, k, v, o */
     LORA_ALL,       /* "all": gate, up, down too */
@@ -40,6 +47,7 @@ struct schedule {
     bool answer_only;       /* of a prompt and its answer only the answer counts; false */
     uint64_t seed;          /* 0: start, order of the data, sampled gates */
     enum trained trained;   /* "all", "predictor", "lora"; all */
+    enum target target;     /* "loss" (default), "oracle" */
     char policy[1024];      /* the attention, as --policy takes it: "spkv" (default), "full", "window", "layout:file=..." */
 
     /* low-rank updates, with trained "lora" only */
@@ -81,6 +89,9 @@ struct schedule {
 };
 
 struct schedule schedule_default(void);
+/* The same where a predictor is fitted to the oracle: the model frozen, start_bias -4 and threshold 0.05, since utilities
+ * are then shares of attention. */
+struct schedule schedule_default_oracle(void);
 
 /* The keys in canonical order, for command lines and help. */
 struct schedule_key {

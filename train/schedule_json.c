@@ -26,6 +26,7 @@ static const struct choice trained_choices[] = {{"all", TRAIN_ALL},
                                                 {"lora", TRAIN_LORA},
                                                 {0}};
 static const struct choice target_choices[] = {{"attention", LORA_ATTENTION}, {"all", LORA_ALL}, {0}};
+static const struct choice learned_choices[] = {{"loss", TARGET_LOSS}, {"oracle", TARGET_ORACLE}, {0}};
 static const struct choice kind_choices[] = {{"trunk", PREDICTOR_TRUNK},
                                              {"linear", PREDICTOR_LINEAR},
                                              {"static", PREDICTOR_STATIC},
@@ -60,6 +61,7 @@ static const struct field fields[] = {
     FLAG(answer_only, "of a prompt and its answer only the answer counts (false)"),
     INT(seed, 0, 0x1p53, "of the start, the order of the data and sampled gates (0)"),
     CHOICE(trained, trained_choices, "all, predictor, or lora: predictor and low-rank updates (all)"),
+    CHOICE(target, learned_choices, "loss of the next token, or oracle: fit the predictor of a frozen model (loss)"),
     {.key = {"policy", "the attention: spkv, full, window, layout:file=F ... (spkv)", false}, .type = FIELD_TEXT,
      PLACE(policy)},
     INT(lora_r, 0, 1 << 16, "rank of low-rank updates, with trained lora (0 = none)"),

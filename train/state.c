@@ -128,9 +128,11 @@ static bool only_added(const struct state_save *save) {
 
 static json_t *trained_with(const struct state_save *save) {
     const struct progress_state *p = save->progress;
-    return json_pack("{s:s, s:I, s:I, s:I, s:o, s:s, s:s}", "protocol", save->protocol, "steps", (json_int_t)p->step,
-                     "planned_steps", (json_int_t)save->schedule->steps, "tokens", (json_int_t)p->n_tok, "deviations",
-                     recipe_deviations(save->schedule, p->n_tok), "commit", save->commit, "version", save->version);
+    const char *method = save->schedule->target == TARGET_ORACLE ? PREDICTOR_FITTED : NULL;
+    return json_pack("{s:s, s:s*, s:I, s:I, s:I, s:o, s:s, s:s}", "protocol", save->protocol, "method", method, "steps",
+                     (json_int_t)p->step, "planned_steps", (json_int_t)save->schedule->steps, "tokens", (json_int_t)p->n_tok,
+                     "deviations", recipe_deviations(save->schedule, p->n_tok), "commit", save->commit, "version",
+                     save->version);
 }
 
 /* The "spkv" object: the configuration of what was added, with the window and threshold it was trained for. */

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "engine/run.h"
 #include "train/gradient.h"
+#include "train/oracle_target.h"
 #include "train/params.h"
 #include "train/state.h"
 
@@ -18,6 +19,8 @@ struct trainer {
     const struct schedule *s;
     struct params *params;
     struct gradient *gradient;
+    struct oracle_target *oracle; /* target oracle, else NULL */
+    float *log_target;            /* (n_layers, rows of a micro-batch, n_kv_heads) */
     struct train_log *log;
     struct pieces_reader eval;
     struct progress_state progress;
@@ -68,6 +71,16 @@ static void add_result(struct trainer *t, const struct gradient_result *r, struc
     }
 }
 
+/* The mean squared error over the targets of a micro-batch; micro-batches weigh the same. */
+static int fit(struct trainer *t, const struct micro_batch *batch, struct gradient_result *result, struct err *err) {
+    size_t n = (size_t)batch->row_splits[batch->n_seq] * t->n_lanes, n_targets = 0;
+    int rc = oracle_target_fill(t->oracle, batch, t->log_target, err);
+    for (size_t i = 0; i < n && rc == OK; i++)
+        n_targets += !isnan(t->log_target[i]);
+    double scale = n_targets ? 1 / ((double)n_targets * t->s->accumulation) : 0;
+    return rc == OK ? gradient_fit(t->gradient, batch, t->log_target, scale, result, err) : rc;
+}
+
 static int add_gradients(struct trainer *t, int64_t step, const struct gates *gates, struct step_sums *sums,
                          struct err *err) {
     const struct schedule *s = t->s;
@@ -85,7 +98,9 @@ static int add_gradients(struct trainer *t, int64_t step, const struct gates *ga
         struct gradient_result result;
         batches_get(t->o->data, first + (uint64_t)(i * n), n, &batch);
         double share = (double)batch.row_splits[batch.n_seq] / (double)size.n_rows;
-        if ((rc = gradient_add(t->gradient, &batch, gates, loss_scale, share, &result, err)) == OK)
+        rc = t->oracle ? fit(t, &batch, &result, err)
+                       : gradient_add(t->gradient, &batch, gates, loss_scale, share, &result, err);
+        if (rc == OK)
             add_result(t, &result, sums);
     }
     return rc;
@@ -323,6 +338,11 @@ static int run_steps(struct trainer *t, struct train_log_row *row, struct err *e
     return rc;
 }
 
+static int open_oracle(struct trainer *t, size_t max_rows, struct err *err) {
+    t->log_target = mem_alloc(max_rows, t->n_lanes * sizeof *t->log_target, "targets", err);
+    return t->log_target ? oracle_target_create(t->o->model, t->o->full, t->s->context_len, &t->oracle, err) : ERR_MEMORY;
+}
+
 static int open_run(struct trainer *t, struct err *err) {
     const struct trainer_options *o = t->o;
     const struct model_config *c = o->model->config;
@@ -338,8 +358,11 @@ static int open_run(struct trainer *t, struct err *err) {
         !(t->n_far = mem_alloc(t->n_lanes, sizeof *t->n_far, "counters", err)) ||
         !(t->density = mem_alloc(t->n_lanes, sizeof *t->density, "counters", err)))
         return rc;
-    if ((rc = params_create(o->model, t->s->trained, &t->params, err)) == OK &&
-        (rc = gradient_create(t->params, &options, &t->gradient, err)) == OK && o->eval)
+    if ((rc = params_create(o->model, t->s->trained, &t->params, err)) == OK)
+        rc = gradient_create(t->params, &options, &t->gradient, err);
+    if (rc == OK && t->s->target == TARGET_ORACLE)
+        rc = open_oracle(t, options.max_rows, err);
+    if (rc == OK && o->eval)
         rc = pieces_reader_open(o->eval, &t->eval, err);
     return rc;
 }
@@ -379,6 +402,8 @@ int trainer_run(const struct trainer_options *o, struct train_log_row *last, str
     int closed = train_log_close(t.log, rc == OK ? err : NULL);
     pieces_reader_close(&t.eval);
     gradient_free(t.gradient);
+    oracle_target_free(t.oracle);
+    free(t.log_target);
     params_free(t.params);
     free(t.n_open);
     free(t.n_left);

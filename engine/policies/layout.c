@@ -15,6 +15,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     if (rc != OK)
         return rc;
     policy->scorer = SCORER_CONST;
+    policy->allocation = ALLOCATION_MODEL;
     policy->sinks = layout.sinks;
     policy->base_window = layout.base_window;
     for (size_t i = 0; i < n_heads; i++) {

@@ -8,6 +8,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
     policy->scorer = SCORER_RANDOM;
     policy->gated = true;
     policy->density = 0.25;
+    policy->knob = (struct policy_knob){.key = "density", .rising = true, .scale = KNOB_LINEAR, .min = 0, .max = 1};
     int rc = policy_take_real(params, "density", 0, 1, &policy->density, err);
     /* A uniform score in [0, 1) reaches 1 - density with probability density. */
     policy->threshold = 1 - policy->density;

@@ -9,9 +9,8 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
                        "policy spkv needs a checkpoint with a utility predictor, and this one has none\n"
                        "(name its directory with --predictor, or use --policy full, window or random)");
     policy->scorer = SCORER_PREDICTOR;
-    policy->gated = true;
-    policy->scores = request->predictor->sigmoid ? SCORE_SIGMOID : SCORE_REAL;
-    policy->strict = request->predictor->strict;
+    policy_use_predictor(policy, request->predictor);
+    policy->trained = !request->predictor->fitted;
     return OK;
 }
 

@@ -5,6 +5,7 @@ static int resolve(struct policy *policy, struct policy_params *params, const st
                    struct err *err) {
     (void)params, (void)err;
     policy->scorer = SCORER_CONST;
+    policy->knob = (struct policy_knob){.key = "window", .rising = true, .scale = KNOB_TOKENS};
     policy_fill_score(policy, request->model, 0);
     return OK;
 }

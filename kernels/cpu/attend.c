@@ -51,7 +51,7 @@ static uint32_t ring_open_bits(const struct attend_run *run, size_t slot, int n)
 
 static struct key_group ring_group(const struct attend_run *run, size_t i) {
     const struct kv_cache *c = run->a->cache;
-    struct key_group g;
+    struct key_group g = {.index = (uint32_t)(run->n_long_groups + i)};
     int slot = (int)(i * GROUP_KEYS), oldest = run->pos0 % run->window; /* the slot where positions wrap */
     int n = run->n_ring - slot < GROUP_KEYS ? run->n_ring - slot : GROUP_KEYS;
     group_place(run, lane_page(c, run->lane, (size_t)slot / run->shape.slots), i, &g);
@@ -70,7 +70,8 @@ static struct key_group ring_group(const struct attend_run *run, size_t i) {
 struct key_group attend_group(const struct attend_run *run, size_t index) {
     const struct kv_cache *c = run->a->cache;
     size_t slots = run->shape.slots;
-    struct key_group g = {.base = INT32_MIN / 2, .base_wrapped = INT32_MIN / 2, .split = GROUP_KEYS, .always = ~0u};
+    struct key_group g = {.index = (uint32_t)index, .base = INT32_MIN / 2, .base_wrapped = INT32_MIN / 2,
+                          .split = GROUP_KEYS, .always = ~0u};
     if (index < run->n_long_groups) {
         size_t first = lane_long_page(c, run->a->layer, run->head);
         group_place(run, lane_page(c, run->lane, first + index * GROUP_KEYS / slots), index, &g);
@@ -168,6 +169,7 @@ static void check(const struct device *dev, const struct attend_args *a) {
     ASSERT(a->n_heads % (size_t)c->n_kv_heads == 0 && a->ld_qkv >= a->n_heads * (size_t)c->head_dim);
     ASSERT(a->batch.n_seq == 0 || (size_t)a->batch.row_splits[a->batch.n_seq] == a->n_rows);
     ASSERT(c->dtype == dev->dtype && (c->dtype == DTYPE_F32 || c->head_dim % 2 == 0));
+    ASSERT(!a->column_sum || (c->long_pos && a->lse && a->column_from));
 }
 
 bool attend_plan(struct device *dev, const struct attend_args *a, bool split, struct plan *plan) {
@@ -251,19 +253,24 @@ static float rounded(float x, enum dtype dtype) {
     return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_round(x)) : x;
 }
 
+float attend_own_logit(const struct attend_run *run, const struct attend_rows *rows, size_t r, enum dtype dtype) {
+    const struct attend_args *a = run->a;
+    const float *q = query_of(run, rows, r), *k = a->k + (size_t)run->first * a->ld_qkv + (size_t)run->head * rows->head_dim;
+    float logit = 0;
+    for (size_t d = 0; d < rows->head_dim; d++)
+        logit += rounded(q[d], dtype) * rounded(k[d], dtype);
+    logit *= a->scale;
+    return a->softcap != 0 ? softcap_f32(logit, a->softcap, ISA_SCALAR) : logit;
+}
+
 /* A run of one row meets its own pair first: it needs no page for one key, and the running maximum is never -inf. */
 static void rows_meet_own_pair(const struct attend_run *run, struct attend_rows *rows, enum dtype dtype) {
-    const struct attend_args *a = run->a;
-    size_t at = (size_t)run->first * a->ld_qkv + (size_t)run->head * rows->head_dim;
+    const float *v = run->a->v + (size_t)run->first * run->a->ld_qkv + (size_t)run->head * rows->head_dim;
     for (size_t r = 0; r < rows->n; r++) {
-        const float *q = query_of(run, rows, r);
-        float logit = 0;
-        for (size_t d = 0; d < rows->head_dim; d++) {
-            logit += rounded(q[d], dtype) * rounded(a->k[at + d], dtype);
-            rows->out[r * rows->head_dim + d] = rounded(a->v[at + d], dtype);
-        }
-        logit *= a->scale;
-        rows->max[r] = a->softcap != 0 ? softcap_f32(logit, a->softcap, ISA_SCALAR) : logit;
+        float logit = attend_own_logit(run, rows, r, dtype);
+        for (size_t d = 0; d < rows->head_dim; d++)
+            rows->out[r * rows->head_dim + d] = rounded(v[d], dtype);
+        rows->max[r] = logit;
         rows->sum[r] = logit == logit ? 1.0f : logit;
     }
 }
@@ -313,54 +320,76 @@ static void part_join(const struct parts *parts, struct attend_rows *rows, uint3
 
 /* ---- the op -------------------------------------------------------------------------------------------------------- */
 
-static void item_run(const struct device *dev, const struct plan *plan, const struct parts *parts, const struct item *item,
-                     char *memory) {
-    const struct attend_run *run = &plan->runs[item->run];
-    struct attend_rows rows = attend_rows_start(dev, plan, item, memory);
+struct attention {
+    const struct device *dev;
+    struct plan plan;
+    struct parts parts;
+    struct columns columns;
+    bool sums; /* sums by key are made along with attention */
+};
+
+static void item_run(const struct attention *at, size_t index, char *memory) {
+    const struct item *item = &at->plan.items[index];
+    const struct attend_run *run = &at->plan.runs[item->run];
+    struct attend_rows rows = attend_rows_start(at->dev, &at->plan, item, memory);
+    if (at->sums)
+        columns_records(&at->columns, &at->plan, item, &rows, memory + at->plan.rows_bytes);
     if (run->n_rows == 1 && item->begin == 0)
-        rows_meet_own_pair(run, &rows, dev->dtype);
+        rows_meet_own_pair(run, &rows, at->dev->dtype);
 #if ISA_X86
-    if (dev->dtype == DTYPE_BF16)
+    if (at->dev->dtype == DTYPE_BF16)
         attend_rows_amx(run, &rows, item->begin, item->end);
     else
 #endif
-        attend_rows_f32(dev, run, &rows, item->begin, item->end);
+        attend_rows_f32(at->dev, run, &rows, item->begin, item->end);
     if (item->part == NO_PART)
-        rows_finish(dev, run, &rows);
+        rows_finish(at->dev, run, &rows);
     else
-        part_store(parts, &rows, item->part);
+        part_store(&at->parts, &rows, item->part);
+    if (at->sums)
+        columns_item(at->dev, &at->columns, &at->plan, index, &rows);
 }
 
-static void item_join(const struct device *dev, const struct plan *plan, const struct parts *parts, size_t first,
-                      char *memory) {
-    const struct item *item = &plan->items[first];
-    struct attend_rows rows = attend_rows_start(dev, plan, item, memory);
-    for (size_t i = first; i < plan->n_items && plan->items[i].run == item->run; i++)
-        part_join(parts, &rows, plan->items[i].part);
-    rows_finish(dev, &plan->runs[item->run], &rows);
+static void item_join(const struct attention *at, size_t first, char *memory) {
+    const struct plan *plan = &at->plan;
+    struct attend_rows rows = attend_rows_start(at->dev, plan, &plan->items[first], memory);
+    for (size_t i = first; i < plan->n_items && plan->items[i].run == plan->items[first].run; i++)
+        part_join(&at->parts, &rows, plan->items[i].part);
+    rows_finish(at->dev, &plan->runs[plan->items[first].run], &rows);
+}
+
+static void attend_all(const struct attention *at, char *memory, size_t thread_bytes) {
+    const struct plan *plan = &at->plan;
+#pragma omp parallel num_threads(at->dev->n_threads)
+    {
+        char *mine = memory + (size_t)thread_number() * thread_bytes;
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < plan->n_items; i++)
+            item_run(at, i, mine);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < plan->n_items; i++) {
+            if (plan->items[i].part != NO_PART && plan->items[i].begin == 0)
+                item_join(at, i, mine);
+            if (at->sums && (i == 0 || plan->items[i].run != plan->items[i - 1].run))
+                columns_join(&at->columns, plan, i);
+        }
+    }
 }
 
 void cpu_attend_cache(struct device *dev, const struct attend_args *a) {
-    struct plan plan;
-    struct parts parts;
-    char *memory;
-    if (!attend_plan(dev, a, true, &plan))
+    struct attention at = {.dev = dev};
+    if (!attend_plan(dev, a, true, &at.plan))
         return;
-    parts.max_rows = plan.max_rows;
-    parts.stride = plan.max_rows * ((size_t)a->cache->head_dim + 2);
-    parts.values = device_scratch(dev, SCRATCH_PARTIAL, plan.n_parts * parts.stride * sizeof *parts.values);
-    memory = device_scratch(dev, SCRATCH_THREAD, (size_t)dev->n_threads * plan.rows_bytes);
-    if (!parts.values || !memory)
+    at.sums = columns_begin(dev, &at.plan, &at.columns);
+    at.parts.max_rows = at.plan.max_rows;
+    at.parts.stride = at.plan.max_rows * ((size_t)a->cache->head_dim + 2);
+    if (!at.sums)
+        at.parts.values = device_scratch(dev, SCRATCH_PARTIAL, at.plan.n_parts * at.parts.stride * sizeof *at.parts.values);
+    size_t thread_bytes = at.plan.rows_bytes + at.columns.record_bytes;
+    char *memory = device_scratch(dev, SCRATCH_THREAD, (size_t)dev->n_threads * thread_bytes);
+    if (!memory || device_failed(dev))
         return;
-#pragma omp parallel num_threads(dev->n_threads)
-    {
-        char *mine = memory + (size_t)thread_number() * plan.rows_bytes;
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < plan.n_items; i++)
-            item_run(dev, &plan, &parts, &plan.items[i], mine);
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < plan.n_items; i++)
-            if (plan.items[i].part != NO_PART && plan.items[i].begin == 0)
-                item_join(dev, &plan, &parts, i, mine);
-    }
+    attend_all(&at, memory, thread_bytes);
+    if (a->column_sum && !at.sums)
+        attend_columns(dev, &at.plan);
 }

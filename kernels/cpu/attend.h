@@ -35,9 +35,11 @@ struct attend_run {
     size_t n_long_groups, n_ring_groups, n_groups;
 };
 
-/* 32 neighbouring slots. Slot i holds position base + i below `split`, base_wrapped + i from there on. */
+/* 32 neighbouring slots, the index-th of the run. Slot i holds position base + i below `split`, base_wrapped + i from there
+ * on; in long-term groups positions mean nothing. */
 struct key_group {
     const char *k, *v;
+    uint32_t index;
     int base, base_wrapped, split;
     uint32_t valid;  /* slots that hold a pair */
     uint32_t always; /* visible outside the window too: gate open, sink, or long-term */
@@ -52,6 +54,16 @@ struct attend_rows {
     float *max, *sum; /* (n_tiles * 16) of the logits, of p */
     float *logit;    /* (16, STEP_KEYS) */
     uint16_t *p;     /* (16, STEP_KEYS) bf16; AMX only */
+    struct attend_record *records; /* (steps of groups, n_tiles), or NULL */
+    int column_from; /* records are made of tiles with a query from this position on */
+};
+
+/* The weights of a tile of rows over the groups of one step, for sums by key. */
+struct attend_record {
+    size_t n_groups; /* 0: nothing seen, nothing else filled in */
+    struct key_group groups[STEP_GROUPS];
+    float max[TILE_ROWS];           /* weights are relative to it */
+    float weight[TILE_ROWS * STEP_KEYS];
 };
 
 struct attend_run attend_run_of(const struct attend_args *a, int seq, int head);
@@ -80,6 +92,8 @@ bool attend_plan(struct device *dev, const struct attend_args *a, bool split, st
 /* The rows of an item in `memory` (plan->rows_bytes): queries filled in, nothing seen yet. */
 struct attend_rows attend_rows_start(const struct device *dev, const struct plan *plan, const struct item *item,
                                      char *memory);
+/* Logit of a row with its own pair, in a run of one row. */
+float attend_own_logit(const struct attend_run *run, const struct attend_rows *rows, size_t r, enum dtype dtype);
 /* Position of a row of the item. */
 static inline int attend_position(const struct attend_run *run, const struct attend_rows *rows, size_t r) {
     return run->pos0 + rows->first_query + (int)(r / rows->heads);
@@ -129,6 +143,28 @@ void attend_masses_f32(const struct device *dev, const struct attend_run *run, s
                        const struct key_group *groups, size_t n_groups, bool by_query);
 void attend_masses_amx(const struct attend_run *run, struct attend_rows *rows, size_t tile, const struct key_group *groups,
                        size_t n_groups, bool all_visible, bool by_query);
+
+/* ---- attend_columns.c: sums by key ----------------------------------------------------------------------------------- */
+
+/* Where the items of an op leave what they give each key, before it is added up in order. */
+struct columns {
+    size_t stride, record_bytes; /* floats of an item; bytes of the records of one */
+    float *sums;                 /* (n_items, stride): by group and slot, then the own pair of a run of one row */
+};
+
+/* Sizes and scratch (PARTIAL) for sums made along with attention: f32, no item with a part of the keys only. False where
+ * they cannot be, or are not asked for. */
+bool columns_begin(struct device *dev, const struct plan *plan, struct columns *columns);
+/* Records for the rows of an item in `memory` (record_bytes). */
+void columns_records(const struct columns *columns, const struct plan *plan, const struct item *item,
+                     struct attend_rows *rows, char *memory);
+/* Sums of a finished item. */
+void columns_item(const struct device *dev, const struct columns *columns, const struct plan *plan, size_t item,
+                  const struct attend_rows *rows);
+/* Adds the items of the run that begins at item `first` to the caller's array. */
+void columns_join(const struct columns *columns, const struct plan *plan, size_t first);
+/* The same by a second look at the keys, after attention, where columns_begin() said no. */
+void attend_columns(struct device *dev, const struct plan *plan);
 
 /* ---- attend_stats.c for attend_future.c ---------------------------------------------------------------------------- */
 

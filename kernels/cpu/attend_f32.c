@@ -1,5 +1,6 @@
 /* Attention in f32: plain loops whose lanes are keys (logits) or dimensions (sums of values). */
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/vmath.h"
@@ -273,6 +274,25 @@ static INLINE void tile_step(const struct attend_run *run, struct attend_rows *r
         values_table[isa](rows->logit + i * GROUP_KEYS, n, dim, &groups[i], rows->out + first * dim);
 }
 
+/* The same; the weights stay in the record of the step and tile when one of its queries counts. */
+static INLINE void tile_step_recorded(const struct attend_run *run, struct attend_rows *rows, size_t tile,
+                                      struct attend_record *record, const struct key_group *groups, size_t n_groups,
+                                      enum isa isa) {
+    size_t last = (tile + 1) * TILE_ROWS < rows->n ? (tile + 1) * TILE_ROWS - 1 : rows->n - 1;
+    bool counts = n_groups > 0 && attend_position(run, rows, last) >= rows->column_from;
+    float *logit = rows->logit;
+    record->n_groups = counts ? n_groups : 0;
+    if (counts)
+        rows->logit = record->weight;
+    if (n_groups > 0)
+        tile_step(run, rows, tile, groups, n_groups, isa);
+    rows->logit = logit;
+    if (!counts)
+        return;
+    memcpy(record->groups, groups, n_groups * sizeof *groups);
+    memcpy(record->max, rows->max + tile * TILE_ROWS, sizeof record->max);
+}
+
 static INLINE void rows_body(const struct attend_run *run, struct attend_rows *rows, size_t begin, size_t end,
                              enum isa isa) {
     for (size_t at = begin; at < end; at += STEP_GROUPS) {
@@ -283,7 +303,10 @@ static INLINE void rows_body(const struct attend_run *run, struct attend_rows *r
         for (size_t tile = 0; tile < rows->n_tiles; tile++) {
             bool all;
             size_t n_seen = attend_groups_seen(run, rows, tile, groups, n, seen, &all);
-            if (n_seen)
+            struct attend_record *record = rows->records ? &rows->records[at / STEP_GROUPS * rows->n_tiles + tile] : NULL;
+            if (record)
+                tile_step_recorded(run, rows, tile, record, seen, n_seen, isa);
+            else if (n_seen)
                 tile_step(run, rows, tile, seen, n_seen, isa);
         }
     }

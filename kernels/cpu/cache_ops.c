@@ -51,6 +51,7 @@ static bool page_take(struct device *dev, struct kv_cache *c, size_t lane, size_
         return false;
     }
     *page = c->free_pages[--*c->n_free];
+    c->n_free[1] = *c->n_free < c->n_free[1] ? *c->n_free : c->n_free[1];
     memset((char *)c->pool + (size_t)*page * c->page_bytes, 0, c->page_bytes);
     return true;
 }
@@ -114,6 +115,8 @@ static void lane_evict(const struct lane_append *w, struct row_queue *queue) {
             else
                 page_copy_slot(page_shape_of(c), lane_page(c, w->lane, ring / slots), ring % slots,
                                lane_page(c, w->lane, long0 + entry / slots), entry % slots);
+            if (c->long_pos)
+                c->long_pos[w->lane * (size_t)c->max_len + entry] = pos;
             c->n_long[w->lane]++;
             c->n_kept[w->lane] += pos >= c->sinks;
         }
@@ -158,40 +161,61 @@ void cpu_kv_append(struct device *dev, const struct kv_append_args *a) {
     }
 }
 
-/* Every position that has left the ring is in the long-term store: entry i is position i. Returns how many stay. */
-static size_t lane_compact(struct kv_cache *c, size_t lane, size_t long0, int n_long, int head, const uint8_t *open) {
-    size_t slots = (size_t)c->page_slots, n = 0;
-    c->n_kept[lane] = 0;
-    for (int pos = 0; pos < n_long; pos++) {
-        size_t from = (size_t)pos;
-        if (pos >= c->sinks && !open[pos * c->n_kv_heads + head])
+/* Keeps the long-term entries i with keep[i * stride] != 0 and those of positions below sinks, which come first, in their
+ * order. Returns how many. */
+static size_t lane_compact(struct kv_cache *c, size_t lane, size_t long0, const uint8_t *keep, size_t stride) {
+    size_t slots = (size_t)c->page_slots, n_long = (size_t)c->n_long[lane], n = 0;
+    size_t n_sinks = n_long - (size_t)c->n_kept[lane];
+    int32_t *pos = c->long_pos ? c->long_pos + lane * (size_t)c->max_len : NULL;
+    for (size_t from = 0; from < n_long; from++) {
+        if (from >= n_sinks && !keep[from * stride])
             continue;
         if (n != from)
             page_copy_slot(page_shape_of(c), lane_page(c, lane, long0 + from / slots), from % slots,
                            lane_page(c, lane, long0 + n / slots), n % slots);
-        c->n_kept[lane] += pos >= c->sinks;
+        if (pos)
+            pos[n] = pos[from];
         n++;
     }
     return n;
 }
 
+/* Sets the counts of a lane whose long-term store shrank to n entries and gives back the pages behind them. */
+static void lane_shrink(struct kv_cache *c, size_t lane, size_t long0, size_t n) {
+    size_t slots = (size_t)c->page_slots, n_long = (size_t)c->n_long[lane];
+    for (size_t i = long0 + (n + slots - 1) / slots; i < long0 + (n_long + slots - 1) / slots; i++) {
+        int32_t *page = &c->page_list[lane * (size_t)c->list_len + i];
+        c->free_pages[(*c->n_free)++] = *page;
+        *page = -1;
+    }
+    c->n_kept[lane] -= (int32_t)(n_long - n);
+    c->n_long[lane] = (int32_t)n;
+}
+
+/* Every position that has left the ring is in the long-term store: entry i is position i. */
 void cpu_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open) {
     if (device_failed(dev) || c->ring_only[layer])
         return;
     for (int head = 0; head < c->n_kv_heads; head++) {
-        size_t lane = kv_lane(c, slot, layer, head), long0 = lane_long_page(c, layer, head), slots = (size_t)c->page_slots;
+        size_t lane = kv_lane(c, slot, layer, head), long0 = lane_long_page(c, layer, head);
         int window = c->window[layer * c->n_kv_heads + head], fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0;
         ASSERT(c->n_long[lane] == n_long);
-        size_t n = lane_compact(c, lane, long0, n_long, head, open);
-        for (size_t i = long0 + (n + slots - 1) / slots; i < long0 + ((size_t)n_long + slots - 1) / slots; i++) {
-            int32_t *page = &c->page_list[lane * (size_t)c->list_len + i];
-            c->free_pages[(*c->n_free)++] = *page;
-            *page = -1;
-        }
-        c->n_long[lane] = (int32_t)n;
+        lane_shrink(c, lane, long0, lane_compact(c, lane, long0, open + head, (size_t)c->n_kv_heads));
         for (int pos = n_long; pos < fed; pos++)
             c->ring_open[lane * (size_t)c->ring_len + (size_t)(pos % window)] = open[pos * c->n_kv_heads + head];
     }
+}
+
+void cpu_kv_evict(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *keep) {
+    size_t first = kv_lane(c, slot, layer, 0), max_len = (size_t)c->max_len;
+    size_t *n = device_scratch(dev, SCRATCH_ITEMS, (size_t)c->n_kv_heads * sizeof *n);
+    if (!n || device_failed(dev) || c->ring_only[layer])
+        return;
+#pragma omp parallel for num_threads(dev->n_threads) schedule(dynamic)
+    for (int head = 0; head < c->n_kv_heads; head++)
+        n[head] = lane_compact(c, first + (size_t)head, lane_long_page(c, layer, head), keep + (size_t)head * max_len, 1);
+    for (int head = 0; head < c->n_kv_heads; head++) /* the free list has one user at a time */
+        lane_shrink(c, first + (size_t)head, lane_long_page(c, layer, head), n[head]);
 }
 
 void cpu_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
@@ -207,6 +231,11 @@ void cpu_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
         c->n_fed[lane] = c->n_long[lane] = c->n_kept[lane] = 0;
         c->visible_pairs[lane] = 0;
     }
+}
+
+void cpu_kv_copy(struct device *dev, struct kv_cache *c, int from, int to) {
+    if (!device_failed(dev) && !kv_slot_copy(c, from, to))
+        err_set(&dev->err, ERR_MEMORY, "KV cache", "no free page is left (kv_cache_copy() reserves them)");
 }
 
 void cpu_kv_read(struct device *dev, const struct kv_cache *c, int slot, int layer, int kv_head, const int32_t *index,

@@ -113,6 +113,9 @@ void cpu_linear(struct device *dev, const struct linear_args *a);
 void device_activate(struct device *dev, float *x, enum act act, size_t n);
 void cpu_predict(struct device *dev, const struct predict_args *a);
 void cpu_score_const(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u);
+void cpu_output_norm(struct device *dev, const struct output_norm_args *a);
+void cpu_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u);
 void cpu_score_random(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                       float *u);
 void cpu_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
@@ -122,9 +125,17 @@ void cpu_attend_cache(struct device *dev, const struct attend_args *a);
 void cpu_attend_stats(struct device *dev, const struct attend_stats_args *a);
 void cpu_kv_append(struct device *dev, const struct kv_append_args *a);
 void cpu_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
+void cpu_kv_evict(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *keep);
 void cpu_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
+void cpu_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to);
 void cpu_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);
+
+/* evict_score.c, select_top.c */
+void cpu_query_sums(struct device *dev, const struct query_sums_args *a);
+void cpu_column_score(struct device *dev, const struct column_score_args *a);
+void cpu_expected_score(struct device *dev, const struct expected_score_args *a);
+void cpu_select_top(struct device *dev, const struct select_top_args *a);
 
 /* loss.c, sample.c */
 void cpu_nll(struct device *dev, const struct nll_args *a);

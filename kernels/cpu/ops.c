@@ -55,9 +55,13 @@ static const struct train_ops train_ops = {
     .weight_prepare = cpu_weight_prepare, .weight_free = cpu_weight_free, .weight_bytes = cpu_weight_bytes, \
     .embed = cpu_embed, .rmsnorm = cpu_rmsnorm, .linear = cpu_linear, .add = cpu_add, .act_mul = cpu_act_mul, \
     .rope = cpu_rope, .gather = cpu_gather, \
-    .predict = cpu_predict, .score_const = cpu_score_const, .score_random = cpu_score_random, .gate = cpu_gate, \
+    .predict = cpu_predict, .score_const = cpu_score_const, .score_random = cpu_score_random, \
+    .score_key_norm = cpu_score_key_norm, .output_norm = cpu_output_norm, .gate = cpu_gate, \
     .attend_cache = cpu_attend_cache, .attend_stats = cpu_attend_stats, .kv_append = cpu_kv_append, \
-    .kv_prune = cpu_kv_prune, .kv_reset = cpu_kv_reset, .kv_read = cpu_kv_read, \
+    .kv_prune = cpu_kv_prune, .kv_evict = cpu_kv_evict, .kv_reset = cpu_kv_reset, .kv_copy = cpu_kv_copy, \
+    .kv_read = cpu_kv_read, \
+    .query_sums = cpu_query_sums, .column_score = cpu_column_score, .expected_score = cpu_expected_score, \
+    .select_top = cpu_select_top, \
     .nll = cpu_nll, .logits = cpu_logits, .sample = cpu_sample, .train = &train_ops, \
 }
 /* clang-format on */

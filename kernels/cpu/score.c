@@ -96,6 +96,50 @@ void cpu_score_random(struct device *dev, const struct kv_batch *batch, uint64_t
                                                             (uint32_t)(batch->pos0[i] + r - batch->row_splits[i]));
 }
 
+void cpu_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u) {
+    if (device_failed(dev))
+        return;
+#pragma omp parallel for num_threads(threads_for_bytes(dev, n_rows * n_kv_heads * head_dim * sizeof *k))
+    for (size_t i = 0; i < n_rows * n_kv_heads; i++) {
+        const float *key = k + i / n_kv_heads * ld + i % n_kv_heads * head_dim;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (size_t d = 0; d < head_dim; d++)
+            sum += key[d] * key[d];
+        u[i] = -sqrtf(sum);
+    }
+}
+
+/* v gram v */
+static float quadratic_form(const float *gram, const float *v, size_t n) {
+    float sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        float row = 0;
+#pragma omp simd reduction(+ : row)
+        for (size_t j = 0; j < n; j++)
+            row += gram[i * n + j] * v[j];
+        sum += row * v[i];
+    }
+    return sum;
+}
+
+void cpu_output_norm(struct device *dev, const struct output_norm_args *a) {
+    size_t group = a->n_heads / a->n_kv_heads, square_items = a->head_dim * a->head_dim;
+    if (device_failed(dev))
+        return;
+#pragma omp parallel for num_threads(threads_for_bytes(dev, a->n_rows * a->n_heads * square_items))
+    for (size_t i = 0; i < a->n_rows * a->n_kv_heads; i++) {
+        const float *v = a->v + i / a->n_kv_heads * a->ld_v + i % a->n_kv_heads * a->head_dim;
+        float largest = 0;
+        for (size_t h = i % a->n_kv_heads * group, n = h + group; h < n; h++) {
+            float square = quadratic_form(a->gram + h * square_items, v, a->head_dim);
+            largest = square <= largest ? largest : square; /* NaN stays */
+        }
+        a->norm[i] = sqrtf(largest);
+    }
+}
+
 void cpu_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open) {
     if (device_failed(dev))
         return;

@@ -75,6 +75,8 @@ static __device__ bool pages_take(const struct append_params *p, struct append_s
         if (top < 0) {
             atomicAdd(c->n_free, n);
             atomicCAS(p->fault, FAULT_NONE, FAULT_NO_PAGE);
+        } else if (n) {
+            atomicMin(c->n_free + 1, top);
         }
         for (int i = 0; i < n && s->fine; i++)
             list[i < n_ring ? ring0 + i : long0 + i - n_ring] = c->free_pages[top + n - 1 - i];

@@ -12,7 +12,8 @@ struct keys {
     double *logit;   /* (n) of the query at hand, -INFINITY where it cannot look */
     double *q, *out; /* (head_dim) of the query at hand */
     double *future_max, *future_sum; /* (n) of struct attend_stats_args, of this run alone */
-    int *pos;        /* (n); long-term entries of a pruned lane have no known position: INT_MIN */
+    double *column;  /* (n) of struct attend_args, of this run alone */
+    int *pos;        /* (n); long-term entries of a pruned lane may have no known position: INT_MIN */
     bool *always;    /* (n) visible outside the window too */
 };
 
@@ -20,7 +21,7 @@ struct keys {
 struct run {
     const struct attend_args *a;
     size_t lane;
-    int head, window, sinks, pos0, first, n_rows;
+    int head, window, sinks, pos0, first, n_rows, column_from;
     bool ring_only;
 };
 
@@ -33,12 +34,13 @@ static struct run run_of(const struct attend_args *a, int seq, int head) {
     run.pos0 = a->batch.pos0[seq];
     run.first = a->batch.row_splits[seq];
     run.n_rows = a->batch.row_splits[seq + 1] - run.first;
+    run.column_from = a->column_sum ? a->column_from[seq] : 0;
     ASSERT(run.n_rows > 0 && c->n_fed[run.lane] == run.pos0);
     return run;
 }
 
 static bool keys_alloc(struct device *dev, size_t n, size_t dim, struct keys *keys) {
-    char *memory = ref_scratch(dev, (2 * n * dim + 3 * n + 2 * dim) * sizeof(double) + n * sizeof(int) + n * sizeof(bool));
+    char *memory = ref_scratch(dev, (2 * n * dim + 4 * n + 2 * dim) * sizeof(double) + n * sizeof(int) + n * sizeof(bool));
     if (!memory)
         return false;
     keys->n = 0;
@@ -49,7 +51,8 @@ static bool keys_alloc(struct device *dev, size_t n, size_t dim, struct keys *ke
     keys->out = keys->q + dim;
     keys->future_max = keys->out + dim;
     keys->future_sum = keys->future_max + n;
-    keys->pos = (int *)(void *)(keys->future_sum + n);
+    keys->column = keys->future_sum + n;
+    keys->pos = (int *)(void *)(keys->column + n);
     keys->always = (bool *)(void *)(keys->pos + n);
     return true;
 }
@@ -74,14 +77,26 @@ static void keys_add_row(struct keys *keys, struct device *dev, const struct run
     keys->always[keys->n++] = always;
 }
 
+/* Nothing was pruned or evicted, or nothing is left: entry j of the long-term store is position j. */
+static bool all_kept(const struct run *run) {
+    int in_ring = run->pos0 < run->window ? run->pos0 : run->window, n_long = run->a->cache->n_long[run->lane];
+    return n_long == 0 || n_long == run->pos0 - in_ring;
+}
+
+static int long_position(const struct run *run, int entry) {
+    const struct kv_cache *c = run->a->cache;
+    if (c->long_pos)
+        return c->long_pos[run->lane * (size_t)c->max_len + (size_t)entry];
+    return all_kept(run) ? entry : INT_MIN;
+}
+
 static bool keys_collect(struct device *dev, const struct run *run, struct keys *keys) {
     const struct kv_cache *c = run->a->cache;
     int n_long = c->n_long[run->lane], in_ring = run->pos0 < run->window ? run->pos0 : run->window;
-    bool all_kept = n_long == run->pos0 - in_ring;
     if (!keys_alloc(dev, (size_t)(n_long + in_ring + run->n_rows), (size_t)c->head_dim, keys))
         return false;
     for (int j = 0; j < n_long; j++)
-        keys_add_cached(keys, c, run->lane, lane_long_row(c, run->window) + (size_t)j, all_kept ? j : INT_MIN, true);
+        keys_add_cached(keys, c, run->lane, lane_long_row(c, run->window) + (size_t)j, long_position(run, j), true);
     for (int pos = run->pos0 - in_ring; pos < run->pos0; pos++) {
         size_t slot = (size_t)(pos % run->window);
         bool open = c->ring_open[run->lane * (size_t)c->ring_len + slot] && !run->ring_only;
@@ -108,6 +123,20 @@ static void query_logits(struct device *dev, const struct run *run, struct keys 
     }
 }
 
+/* Adds the softmax weights of the query whose logits these are, divided by the size of the group, to those of its keys. */
+static void column_add(const struct attend_args *a, struct keys *keys, double lse) {
+    double share = (double)a->cache->n_kv_heads / (double)a->n_heads;
+    for (size_t j = 0; j < keys->n; j++)
+        keys->column[j] += exp(keys->logit[j] - lse) * share;
+}
+
+static void column_store(struct device *dev, const struct run *run, int slot, const struct keys *keys) {
+    const struct kv_cache *c = run->a->cache;
+    size_t row = ((size_t)slot * (size_t)c->n_kv_heads + (size_t)run->head) * (size_t)c->max_len;
+    for (size_t j = 0; j < keys->n; j++)
+        real_add(dev, run->a->column_sum, row + (size_t)keys->pos[j], keys->column[j]);
+}
+
 static void attend_query(struct device *dev, const struct run *run, struct keys *keys, int row, size_t query_head) {
     const struct attend_args *a = run->a;
     size_t dim = (size_t)a->cache->head_dim, at = (size_t)(run->first + row) * a->n_heads + query_head;
@@ -129,10 +158,13 @@ static void attend_query(struct device *dev, const struct run *run, struct keys 
         dtype_store(a->out, dev->dtype, at * dim + i, keys->out[i] / sum);
     if (a->lse)
         real_store(dev, a->lse, at, max + log(sum));
+    if (a->column_sum && run->pos0 + row >= run->column_from)
+        column_add(a, keys, max + log(sum));
 }
 
 static void attend_check(const struct attend_args *a) {
     const struct kv_cache *c = a->cache;
+    ASSERT(!a->column_sum || (c->long_pos && a->lse && a->column_from));
     ASSERT(a->n_heads % (size_t)c->n_kv_heads == 0 && a->ld_qkv >= a->n_heads * (size_t)c->head_dim);
     ASSERT(a->batch.n_seq == 0 || (size_t)a->batch.row_splits[a->batch.n_seq] == a->n_rows);
 }
@@ -148,9 +180,12 @@ void ref_attend_cache(struct device *dev, const struct attend_args *a) {
             struct run run = run_of(a, seq, head);
             if (!keys_collect(dev, &run, &keys))
                 return;
+            memset(keys.column, 0, keys.n * sizeof *keys.column);
             for (int row = 0; row < run.n_rows; row++)
                 for (size_t g = 0; g < group; g++)
                     attend_query(dev, &run, &keys, row, (size_t)head * group + g);
+            if (a->column_sum)
+                column_store(dev, &run, a->batch.slots[seq], &keys);
         }
 }
 
@@ -204,13 +239,13 @@ void ref_attend_stats(struct device *dev, const struct attend_stats_args *s) {
             if (ref_failed(dev))
                 return;
             struct run run = run_of(a, seq, head);
-            if (!keys_collect(dev, &run, &keys))
-                return;
-            if (keys.pos[0] == INT_MIN) {
+            if (!all_kept(&run)) {
                 err_set(&dev->failure, ERR_INPUT, "attention statistics", "pairs were pruned from the cache, so distances "
                         "are not known (record attention under the policy \"full\")");
                 return;
             }
+            if (!keys_collect(dev, &run, &keys))
+                return;
             memset(keys.future_max, 0, 2 * keys.n * sizeof(double));
             for (int row = 0; row < run.n_rows; row++)
                 for (size_t g = 0; g < group; g++)

@@ -13,6 +13,7 @@ static bool page_ensure(struct device *dev, struct kv_cache *c, size_t lane, siz
         return false;
     }
     *page = c->free_pages[--*c->n_free];
+    c->n_free[1] = *c->n_free < c->n_free[1] ? *c->n_free : c->n_free[1];
     return true;
 }
 
@@ -26,6 +27,8 @@ static bool ring_evict(struct device *dev, struct kv_cache *c, size_t lane, int 
         return false;
     memcpy(lane_k(c, lane, row), lane_k(c, lane, slot), row_bytes);
     memcpy(lane_v(c, lane, row), lane_v(c, lane, slot), row_bytes);
+    if (c->long_pos)
+        c->long_pos[lane * (size_t)c->max_len + (size_t)c->n_long[lane]] = pos;
     c->n_long[lane]++;
     c->n_kept[lane] += pos >= c->sinks;
     return true;
@@ -68,21 +71,22 @@ void ref_kv_append(struct device *dev, const struct kv_append_args *a) {
         }
 }
 
-/* Every position that has left the ring is in the long-term store: entry i is position i. */
-static void lane_prune(struct kv_cache *c, size_t lane, int window, int head, const uint8_t *open) {
+/* Keeps the long-term entries i with keep[i * stride] != 0 and those of positions below sinks, which come first, in their
+ * order, and gives back the pages that are not needed any more. */
+static void lane_keep(struct kv_cache *c, size_t lane, int window, const uint8_t *keep, size_t stride) {
     size_t row_bytes = (size_t)c->head_dim * dtype_size(c->dtype), row0 = lane_long_row(c, window);
-    int fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0, n = 0;
-    ASSERT(c->n_long[lane] == n_long);
-    c->n_kept[lane] = 0;
-    for (int pos = 0; pos < n_long; pos++) {
-        if (pos >= c->sinks && !open[pos * c->n_kv_heads + head])
+    int n_sinks = c->n_long[lane] - c->n_kept[lane], n = 0;
+    for (int i = 0; i < c->n_long[lane]; i++) {
+        if (i >= n_sinks && !keep[(size_t)i * stride])
             continue;
-        memmove(lane_k(c, lane, row0 + (size_t)n), lane_k(c, lane, row0 + (size_t)pos), row_bytes);
-        memmove(lane_v(c, lane, row0 + (size_t)n), lane_v(c, lane, row0 + (size_t)pos), row_bytes);
-        c->n_kept[lane] += pos >= c->sinks;
+        memmove(lane_k(c, lane, row0 + (size_t)n), lane_k(c, lane, row0 + (size_t)i), row_bytes);
+        memmove(lane_v(c, lane, row0 + (size_t)n), lane_v(c, lane, row0 + (size_t)i), row_bytes);
+        if (c->long_pos)
+            c->long_pos[lane * (size_t)c->max_len + (size_t)n] = c->long_pos[lane * (size_t)c->max_len + (size_t)i];
         n++;
     }
     c->n_long[lane] = n;
+    c->n_kept[lane] = n - n_sinks;
     size_t slots = (size_t)c->page_slots, first = row0 / slots + ((size_t)n + slots - 1) / slots;
     for (size_t i = first; i < (size_t)c->list_len; i++) {
         int32_t *page = &c->page_list[lane * (size_t)c->list_len + i];
@@ -90,6 +94,13 @@ static void lane_prune(struct kv_cache *c, size_t lane, int window, int head, co
             c->free_pages[(*c->n_free)++] = *page;
         *page = -1;
     }
+}
+
+/* Every position that has left the ring is in the long-term store: entry i is position i. */
+static void lane_prune(struct kv_cache *c, size_t lane, int window, int head, const uint8_t *open) {
+    int fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0;
+    ASSERT(c->n_long[lane] == n_long);
+    lane_keep(c, lane, window, open + head, (size_t)c->n_kv_heads);
     for (int pos = n_long; pos < fed; pos++)
         c->ring_open[lane * (size_t)c->ring_len + (size_t)(pos % window)] = open[pos * c->n_kv_heads + head];
 }
@@ -99,6 +110,14 @@ void ref_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, c
         return;
     for (int head = 0; head < c->n_kv_heads; head++)
         lane_prune(c, kv_lane(c, slot, layer, head), c->window[layer * c->n_kv_heads + head], head, open);
+}
+
+void ref_kv_evict(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *keep) {
+    if (ref_failed(dev) || c->ring_only[layer])
+        return;
+    for (int head = 0; head < c->n_kv_heads; head++)
+        lane_keep(c, kv_lane(c, slot, layer, head), c->window[layer * c->n_kv_heads + head],
+                  keep + (size_t)head * (size_t)c->max_len, 1);
 }
 
 void ref_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
@@ -115,6 +134,11 @@ void ref_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
         c->n_fed[lane] = c->n_long[lane] = c->n_kept[lane] = 0;
         c->visible_pairs[lane] = 0;
     }
+}
+
+void ref_kv_copy(struct device *dev, struct kv_cache *c, int from, int to) {
+    if (!ref_failed(dev) && !kv_slot_copy(c, from, to))
+        err_set(&dev->failure, ERR_MEMORY, "KV cache", "no free page is left (kv_cache_copy() reserves them)");
 }
 
 void ref_kv_read(struct device *dev, const struct kv_cache *c, int slot, int layer, int kv_head, const int32_t *index,

@@ -154,6 +154,9 @@ void ref_gather(struct device *dev, const void *x, const int32_t *index, size_t 
 
 void ref_predict(struct device *dev, const struct predict_args *a);
 void ref_score_const(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u);
+void ref_output_norm(struct device *dev, const struct output_norm_args *a);
+void ref_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u);
 void ref_score_random(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                       float *u);
 void ref_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
@@ -162,7 +165,13 @@ void ref_attend_cache(struct device *dev, const struct attend_args *a);
 void ref_attend_stats(struct device *dev, const struct attend_stats_args *a);
 void ref_kv_append(struct device *dev, const struct kv_append_args *a);
 void ref_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
+void ref_kv_evict(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *keep);
+void ref_query_sums(struct device *dev, const struct query_sums_args *a);
+void ref_column_score(struct device *dev, const struct column_score_args *a);
+void ref_expected_score(struct device *dev, const struct expected_score_args *a);
+void ref_select_top(struct device *dev, const struct select_top_args *a);
 void ref_kv_reset(struct device *dev, struct kv_cache *cache, int slot);
+void ref_kv_copy(struct device *dev, struct kv_cache *cache, int from, int to);
 void ref_kv_read(struct device *dev, const struct kv_cache *cache, int slot, int layer, int kv_head, const int32_t *index,
                  size_t n, float *k, float *v);
 

@@ -66,6 +66,46 @@ void ref_score_random(struct device *dev, const struct kv_batch *batch, uint64_t
                                        (uint32_t)(batch->pos0[i] + r - batch->row_splits[i])));
 }
 
+void ref_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                        float *u) {
+    if (ref_failed(dev))
+        return;
+    for (size_t i = 0; i < n_rows * n_kv_heads; i++) {
+        size_t at = i / n_kv_heads * ld + i % n_kv_heads * head_dim;
+        double sum = 0;
+        for (size_t d = 0; d < head_dim; d++)
+            sum += real_load(dev, k, at + d) * real_load(dev, k, at + d);
+        real_store(dev, u, i, -sqrt(sum));
+    }
+}
+
+/* v gram v */
+static double quadratic_form(const struct device *dev, const struct output_norm_args *a, size_t v_at, size_t head) {
+    double sum = 0;
+    for (size_t i = 0; i < a->head_dim; i++) {
+        double row = 0;
+        for (size_t j = 0; j < a->head_dim; j++)
+            row += real_load(dev, a->gram, (head * a->head_dim + i) * a->head_dim + j) * real_load(dev, a->v, v_at + j);
+        sum += row * real_load(dev, a->v, v_at + i);
+    }
+    return sum;
+}
+
+void ref_output_norm(struct device *dev, const struct output_norm_args *a) {
+    size_t group = a->n_heads / a->n_kv_heads;
+    if (ref_failed(dev))
+        return;
+    for (size_t i = 0; i < a->n_rows * a->n_kv_heads; i++) {
+        size_t kv_head = i % a->n_kv_heads;
+        double largest = 0;
+        for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
+            double square = quadratic_form(dev, a, i / a->n_kv_heads * a->ld_v + kv_head * a->head_dim, h);
+            largest = square <= largest ? largest : square; /* NaN stays */
+        }
+        real_store(dev, a->norm, i, sqrt(largest));
+    }
+}
+
 void ref_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open) {
     if (ref_failed(dev))
         return;

@@ -161,6 +161,13 @@ static inline int atomicMax(int *address, int value) {
     return old;
 }
 
+static inline int atomicMin(int *address, int value) {
+    cuda_on_cpu_yield();
+    int old = *address;
+    *address = old < value ? old : value;
+    return old;
+}
+
 static inline int atomicCAS(int *address, int compare, int value) {
     cuda_on_cpu_yield();
     int old = *address;
