@@ -87,7 +87,9 @@ static void run_query_sums(struct pair *p, size_t n_rows, size_t dim) {
         return;
     size_t n_heads = 2, ld = n_heads * dim + 3, item = dim * (dim + 1), n_sum = 3 * n_heads * item;
     int half = (int)n_rows / 2, splits[] = {0, half, (int)n_rows}, slots[] = {2, 0}, pos0[] = {50, 3};
-    struct kv_batch batch = {.n_seq = n_rows > 1 ? 2 : 0, .slots = slots, .row_splits = splits, .pos0 = pos0};
+    uint64_t ids[] = {0, 1};
+    struct kv_batch batch = {.n_seq = n_rows > 1 ? 2 : 0, .slots = slots, .row_splits = splits, .pos0 = pos0,
+                             .sequence_id = ids};
     double *q = random_values(p, n_rows * ld, -1, 1, p->got.real), *sum = random_values(p, n_sum, -5, 5, DTYPE_F64);
     struct duo q_dev = duo_make(p, p->got.real, n_rows * ld, q), sum_dev = duo_make(p, DTYPE_F64, n_sum, sum);
     for (int side = 0; side < 2; side++)

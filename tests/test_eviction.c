@@ -126,10 +126,12 @@ static void check_model(json_t *expected, const struct ops *ops, bool all_steps)
     model_case_open(model, &c);
     engine_open(&e, &c, ops);
     json_array_foreach(json_object_get(expected, "cases"), i, item) {
+        if (i % 8 && !backend_in_full(ops)) /* each way of scoring is among the rest */
+            continue;
         const char *spec = json_string_value(json_object_get(item, "policy"));
         const struct case_sequence *text = &c.sequences[json_integer_value(json_object_get(expected, "sequence"))];
         engine_policy(&e, &c, spec, window, sinks, 1);
-        for (size_t j = 0; j < (all_steps ? 3 : 1); j++) {
+        for (size_t j = 0; j < (all_steps && backend_in_full(ops) ? 3 : 1); j++) {
             char what[256];
             snprintf(what, sizeof what, "%s, %s in steps of %zu, %s", model, ops->name, steps[j], spec);
             check_case(&e, text, json_object_get(item, "stores"), steps[j], what);

@@ -365,4 +365,6 @@ void cuda_attend_cache(struct device *dev, const struct attend_args *a) {
     cuda_launch(dev, bf16 ? attend_kernel<struct bf16>(a->cache->head_dim) : attend_kernel<float>(a->cache->head_dim),
                 n_blocks, THREADS, shared_floats(a->cache->head_dim) * sizeof(float), run);
     cuda_launch(dev, bf16 ? k_join<struct bf16> : k_join<float>, n_items, THREADS, 0, run);
+    if (a->column_sum)
+        cuda_attend_columns(dev, a);
 }

@@ -74,6 +74,14 @@ static __device__ void share_store(const struct stats_params *p, const struct la
     }
 }
 
+/* Position of a key; entry i of a store that notes none is position i. */
+template <typename T>
+static __device__ int key_position(const struct kv_cache *c, const struct lane *l, const struct key<T> *key, int entry) {
+    if (key->pos != -1 || !key->exists)
+        return key->pos;
+    return c->long_pos ? c->long_pos[l->index * (size_t)c->max_len + (size_t)entry] : entry;
+}
+
 /* One warp a tile of keys. */
 template <typename T>
 static __global__ void k_stats(struct stats_params p) {
@@ -85,13 +93,12 @@ static __global__ void k_stats(struct stats_params p) {
     struct share share = {0, 0, 0, -1, 0, 0, false};
     if (tile_number >= lane_tiles(&l, l.n_rows - 1))
         return;
-    if (l.n_long > 0 && l.n_long != l.pos0 - l.n_ring) { /* entry i of the store is not position i */
+    if (!p.a.cache.long_pos && l.n_long > 0 && l.n_long != l.pos0 - l.n_ring) { /* entry i of the store is not position i */
         atomicCAS(p.a.fault, FAULT_NONE, FAULT_PRUNED);
         return;
     }
     struct key<T> key = key_open<T>(&p.a.cache, &l, p.a.open, tile_number, (int)threadIdx.x);
-    if (key.pos == -1) /* the store holds every position that left the ring */
-        key.pos = tile_number * TILE_KEYS + (int)threadIdx.x;
+    int pos = key_position(&p.a.cache, &l, &key, tile_number * TILE_KEYS + (int)threadIdx.x);
     for (int first = 0; first < l.n_rows * p.a.group; first += TILE_VECTORS) {
         int left = l.n_rows * p.a.group - first;
         struct vectors tile = {first, left < TILE_VECTORS ? left : TILE_VECTORS};
@@ -103,12 +110,12 @@ static __global__ void k_stats(struct stats_params p) {
             if (v < tile.n && logit[v] != -INFINITY) {
                 int row = (first + v) / p.a.group;
                 float lse = p.a.lse[(size_t)(l.first + row) * p.a.n_heads + vector_head(&p.a, &l, first + v)];
-                share_add(&p, &share, mass, key.pos, l.pos0 + row, expf(logit[v] - lse));
+                share_add(&p, &share, mass, pos, l.pos0 + row, expf(logit[v] - lse));
             }
         __syncwarp(); /* before the next vectors are loaded */
     }
     if (key.exists)
-        share_store(&p, &l, &share, key.pos, mass);
+        share_store(&p, &l, &share, pos, mass);
 }
 
 /* One thread a sum: fixed point is added to the caller's doubles. */
@@ -160,4 +167,63 @@ void cuda_attend_stats(struct device *dev, const struct attend_stats_args *s) {
                 (size_t)TILE_VECTORS * (size_t)c->head_dim * sizeof(float), p);
     if (p.mass)
         cuda_launch(dev, k_stats_out, blocks_for(n_lanes * (2 + (size_t)p.n_bins), 256), 256, 0, p);
+}
+
+/* ---- columns ------------------------------------------------------------------------------------------------------ */
+
+struct column_params {
+    struct attend_params a;
+    int max_tiles;
+    const int *from; /* (n_seq) */
+    float *sum;
+};
+
+/* One warp a tile of keys: what the queries that count give each, in order. */
+template <typename T>
+static __global__ void k_columns(struct column_params p) {
+    int tile_number = (int)blockIdx.x % p.max_tiles, lane_number = (int)blockIdx.x / p.max_tiles;
+    int seq = lane_number / p.a.cache.n_kv_heads, head = lane_number % p.a.cache.n_kv_heads;
+    struct lane l = lane_open(&p.a.cache, &p.a.batch, p.a.layer, seq, head);
+    float *q = (float *)cuda_shared(), logit[TILE_VECTORS], sum = 0; /* q (TILE_VECTORS, head_dim) */
+    int early = p.from[seq] > l.pos0 ? p.from[seq] - l.pos0 : 0, end = l.n_rows * p.a.group;
+    if (tile_number >= lane_tiles(&l, l.n_rows - 1))
+        return;
+    struct key<T> key = key_open<T>(&p.a.cache, &l, p.a.open, tile_number, (int)threadIdx.x);
+    for (int first = early * p.a.group; first < end; first += TILE_VECTORS) {
+        struct vectors tile = {first, end - first < TILE_VECTORS ? end - first : TILE_VECTORS};
+        vectors_load<T>(&p.a, &l, tile, q, (int)threadIdx.x, 32);
+        __syncwarp();
+        key_logits(&p.a, &l, &key, tile, q, logit);
+#pragma unroll
+        for (int v = 0; v < TILE_VECTORS; v++)
+            if (v < tile.n && logit[v] != -INFINITY) {
+                size_t row = (size_t)(l.first + (first + v) / p.a.group);
+                sum += expf(logit[v] - p.a.lse[row * p.a.n_heads + vector_head(&p.a, &l, first + v)]);
+            }
+        __syncwarp(); /* before the next vectors are loaded */
+    }
+    if (key.exists && early < l.n_rows) {
+        int pos = key_position(&p.a.cache, &l, &key, tile_number * TILE_KEYS + (int)threadIdx.x);
+        size_t row = (size_t)l.slot * (size_t)p.a.cache.n_kv_heads + (size_t)head;
+        p.sum[row * (size_t)p.a.cache.max_len + (size_t)pos] += sum / (float)p.a.group;
+    }
+}
+
+void cuda_attend_columns(struct device *dev, const struct attend_args *a) {
+    const struct kv_cache *c = a->cache;
+    struct column_params p = {};
+    ASSERT(a->lse && c->long_pos);
+    if (!attend_params_of(dev, a, &p.a))
+        return;
+    size_t n_bytes = (size_t)a->batch.n_seq * sizeof *a->column_from;
+    int *from = (int *)cuda_scratch(dev, SCRATCH_COLUMNS, n_bytes);
+    if (!from)
+        return;
+    cuda_upload(dev, from, a->column_from, n_bytes);
+    p.max_tiles = tiles_at_most(&a->batch);
+    p.from = from;
+    p.sum = a->column_sum;
+    cuda_launch(dev, c->dtype == DTYPE_BF16 ? k_columns<struct bf16> : k_columns<float>,
+                (size_t)a->batch.n_seq * (size_t)c->n_kv_heads * (size_t)p.max_tiles, 32,
+                (size_t)TILE_VECTORS * (size_t)c->head_dim * sizeof(float), p);
 }

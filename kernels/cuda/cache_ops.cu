@@ -62,6 +62,19 @@ static __device__ int block_count(struct append_shared *s, int own) {
     return all;
 }
 
+/* Takes n pages off the free list: they lie at free_pages[result ..]. Negative, and a fault, when the pool is empty. By one
+ * thread. */
+static __device__ int free_take(const struct kv_cache *c, int n, int *fault) {
+    int top = n ? atomicSub(c->n_free, n) - n : 0;
+    if (top < 0) {
+        atomicAdd(c->n_free, n);
+        atomicCAS(fault, FAULT_NONE, FAULT_NO_PAGE);
+    } else if (n) {
+        atomicMin(c->n_free + 1, top);
+    }
+    return top;
+}
+
 /* Places first .. first + n - 1 of the lane's list, and second .. in the same way, get pages. False, and a fault, when the
  * pool is empty. Ends with a barrier. */
 static __device__ bool pages_take(const struct append_params *p, struct append_shared *s, const struct move *m, int ring0,
@@ -70,14 +83,8 @@ static __device__ bool pages_take(const struct append_params *p, struct append_s
     int n = n_ring + n_long;
     if (threadIdx.x == 0) {
         int32_t *list = c->page_list + m->l.index * (size_t)c->list_len;
-        int top = n ? atomicSub(c->n_free, n) - n : 0;
+        int top = free_take(c, n, p->fault);
         s->fine = top >= 0;
-        if (top < 0) {
-            atomicAdd(c->n_free, n);
-            atomicCAS(p->fault, FAULT_NONE, FAULT_NO_PAGE);
-        } else if (n) {
-            atomicMin(c->n_free + 1, top);
-        }
         for (int i = 0; i < n && s->fine; i++)
             list[i < n_ring ? ring0 + i : long0 + i - n_ring] = c->free_pages[top + n - 1 - i];
     }
@@ -159,6 +166,8 @@ static __device__ struct tally pairs_leave(const struct append_params *p, struct
             t.n_long += s->count[w];
         }
         s->entry[threadIdx.x] = keep ? entry : -1;
+        if (keep && p->cache.long_pos)
+            p->cache.long_pos[m->l.index * (size_t)p->cache.max_len + (size_t)entry] = pos;
         own_kept += keep && pos >= p->cache.sinks;
         /* The query of position pos + window is the first that finds this pair gone or kept for good. */
         t.pairs += leaves && !m->l.ring_only ? (unsigned long long)m->l.window + (unsigned long long)(entry + keep) : 0;
@@ -225,12 +234,12 @@ void cuda_kv_append(struct device *dev, const struct kv_append_args *a) {
                 (size_t)p.batch.n_seq * (size_t)p.cache.n_kv_heads, THREADS, sizeof(struct append_shared), p);
 }
 
-/* ---- prune, reset ------------------------------------------------------------------------------------------------- */
+/* ---- prune, evict, reset ------------------------------------------------------------------------------------------ */
 
 struct lane_params {
     struct kv_cache cache;
     int slot, layer;
-    const uint8_t *open;
+    const uint8_t *keep; /* prune: (n_fed, n_kv_heads); evict: (n_kv_heads, max_len) */
 };
 
 /* Places first .. end - 1 of a lane's list give their pages back; by one thread. */
@@ -247,42 +256,72 @@ static __device__ void pages_give(const struct kv_cache *c, size_t lane, int fir
     }
 }
 
-/* One block a KV head. Every position that has left the ring is in the store: entry i is position i. A thread moves its own
- * dimensions of all pairs, in order, so that no one waits for anybody. */
+static __device__ size_t lane_index(const struct lane_params *p, int head) {
+    const struct kv_cache *c = &p->cache;
+    return ((size_t)p->slot * (size_t)c->n_layers + (size_t)p->layer) * (size_t)c->n_kv_heads + (size_t)head;
+}
+
+/* Keeps the long-term entries i with keep[i * stride] != 0 and those of positions below sinks, which come first; by one
+ * block. A thread moves its own dimensions of all pairs, in order, so that no one waits for anybody. */
+template <typename T>
+static __device__ void lane_keep(const struct kv_cache *c, size_t lane, int window, const uint8_t *keep, size_t stride) {
+    int slots = c->page_slots, place0 = ceil_div(window, slots), n = 0;
+    int n_long = c->n_long[lane], n_sinks = n_long - c->n_kept[lane];
+    int32_t *pos = c->long_pos ? c->long_pos + lane * (size_t)c->max_len : NULL;
+    for (int i = 0; i < n_long; i++) {
+        if (i >= n_sinks && !keep[(size_t)i * stride])
+            continue;
+        if (n != i) {
+            const T *from = page_at<T>(c, lane, place0 + i / slots);
+            T *to = page_at<T>(c, lane, place0 + n / slots);
+            for (int d = (int)threadIdx.x; d < c->head_dim; d += (int)blockDim.x)
+                slot_copy(c, from, i % slots, to, n % slots, d);
+            if (pos && threadIdx.x == 0)
+                pos[n] = pos[i];
+        }
+        n++;
+    }
+    __syncthreads(); /* pages and counts are in use until here */
+    if (threadIdx.x == 0) {
+        pages_give(c, lane, place0 + ceil_div(n, slots), place0 + ceil_div(n_long, slots));
+        c->n_long[lane] = n;
+        c->n_kept[lane] = n - n_sinks;
+    }
+}
+
+/* One block a KV head. Every position that has left the ring is in the store: entry i is position i. */
 template <typename T>
 static __global__ void k_prune(struct lane_params p) {
     const struct kv_cache *c = &p.cache;
-    int head = (int)blockIdx.x, window = c->window[p.layer * c->n_kv_heads + head], slots = c->page_slots;
-    size_t lane = ((size_t)p.slot * (size_t)c->n_layers + (size_t)p.layer) * (size_t)c->n_kv_heads + (size_t)head;
-    int fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0, place0 = ceil_div(window, slots), n = 0, n_kept = 0;
+    int head = (int)blockIdx.x, window = c->window[p.layer * c->n_kv_heads + head];
+    size_t lane = lane_index(&p, head);
+    int fed = c->n_fed[lane], n_long = fed > window ? fed - window : 0;
     if (c->ring_only[p.layer])
         return;
-    for (int pos = 0; pos < n_long; pos++) {
-        if (pos >= c->sinks && !p.open[(size_t)pos * (size_t)c->n_kv_heads + (size_t)head])
-            continue;
-        if (n != pos) {
-            const T *from = page_at<T>(c, lane, place0 + pos / slots);
-            T *to = page_at<T>(c, lane, place0 + n / slots);
-            for (int d = (int)threadIdx.x; d < c->head_dim; d += (int)blockDim.x)
-                slot_copy(c, from, pos % slots, to, n % slots, d);
-        }
-        n_kept += pos >= c->sinks;
-        n++;
-    }
     for (int pos = n_long + (int)threadIdx.x; pos < fed; pos += (int)blockDim.x)
         c->ring_open[lane * (size_t)c->ring_len + (size_t)(pos % window)] =
-            p.open[(size_t)pos * (size_t)c->n_kv_heads + (size_t)head];
-    __syncthreads(); /* pages are in use until here */
-    if (threadIdx.x == 0) {
-        pages_give(c, lane, place0 + (n + slots - 1) / slots, place0 + (n_long + slots - 1) / slots);
-        c->n_long[lane] = n;
-        c->n_kept[lane] = n_kept;
-    }
+            p.keep[(size_t)pos * (size_t)c->n_kv_heads + (size_t)head];
+    lane_keep<T>(c, lane, window, p.keep + head, (size_t)c->n_kv_heads);
 }
 
 void cuda_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open) {
     struct lane_params p = {*c, slot, layer, open};
     cuda_launch(dev, c->dtype == DTYPE_BF16 ? k_prune<struct bf16> : k_prune<float>, (size_t)c->n_kv_heads, 64, 0, p);
+}
+
+/* One block a KV head. */
+template <typename T>
+static __global__ void k_evict(struct lane_params p) {
+    const struct kv_cache *c = &p.cache;
+    int head = (int)blockIdx.x;
+    if (!c->ring_only[p.layer])
+        lane_keep<T>(c, lane_index(&p, head), c->window[p.layer * c->n_kv_heads + head],
+                     p.keep + (size_t)head * (size_t)c->max_len, 1);
+}
+
+void cuda_kv_evict(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *keep) {
+    struct lane_params p = {*c, slot, layer, keep};
+    cuda_launch(dev, c->dtype == DTYPE_BF16 ? k_evict<struct bf16> : k_evict<float>, (size_t)c->n_kv_heads, 64, 0, p);
 }
 
 /* One thread a lane. */
@@ -299,6 +338,66 @@ static __global__ void k_reset(struct lane_params p) {
 void cuda_kv_reset(struct device *dev, struct kv_cache *c, int slot) {
     struct lane_params p = {*c, slot, 0, NULL};
     cuda_launch(dev, k_reset, blocks_for((size_t)c->n_layers * (size_t)c->n_kv_heads, 32), 32, 0, p);
+}
+
+/* ---- copy --------------------------------------------------------------------------------------------------------- */
+
+struct copy_params {
+    struct kv_cache cache;
+    int from, to;
+    int *fault;
+};
+
+/* Lane `to` gets as many pages as `from` has, at the same places; by one thread. False, and a fault, when the pool is empty. */
+static __device__ bool pages_mirror(const struct copy_params *p, size_t from, size_t to) {
+    const struct kv_cache *c = &p->cache;
+    const int32_t *source = c->page_list + from * (size_t)c->list_len;
+    int32_t *list = c->page_list + to * (size_t)c->list_len;
+    int n = 0;
+    for (int i = 0; i < c->list_len; i++)
+        n += source[i] >= 0;
+    int top = free_take(c, n, p->fault);
+    for (int i = 0; i < c->list_len && top >= 0; i++)
+        if (source[i] >= 0)
+            list[i] = c->free_pages[top + --n];
+    return top >= 0;
+}
+
+/* One block a lane. */
+static __global__ void k_copy(struct copy_params p) {
+    const struct kv_cache *c = &p.cache;
+    bool *fine = (bool *)cuda_shared();
+    size_t n = (size_t)c->n_layers * (size_t)c->n_kv_heads, words = c->page_bytes / sizeof(uint4);
+    size_t from = (size_t)p.from * n + blockIdx.x, to = (size_t)p.to * n + blockIdx.x;
+    if (threadIdx.x == 0)
+        *fine = pages_mirror(&p, from, to);
+    __syncthreads();
+    if (!*fine)
+        return;
+    for (int place = 0; place < c->list_len; place++) {
+        if (c->page_list[to * (size_t)c->list_len + (size_t)place] < 0)
+            continue;
+        const uint4 *old = page_at<uint4>(c, from, place);
+        uint4 *page = page_at<uint4>(c, to, place);
+        for (size_t i = threadIdx.x; i < words; i += blockDim.x)
+            page[i] = old[i];
+    }
+    for (size_t i = threadIdx.x; i < (size_t)c->ring_len; i += blockDim.x)
+        c->ring_open[to * (size_t)c->ring_len + i] = c->ring_open[from * (size_t)c->ring_len + i];
+    for (size_t i = threadIdx.x; c->long_pos && i < (size_t)c->n_long[from]; i += blockDim.x)
+        c->long_pos[to * (size_t)c->max_len + i] = c->long_pos[from * (size_t)c->max_len + i];
+    if (threadIdx.x == 0) {
+        c->n_fed[to] = c->n_fed[from];
+        c->n_long[to] = c->n_long[from];
+        c->n_kept[to] = c->n_kept[from];
+        c->visible_pairs[to] = c->visible_pairs[from];
+    }
+}
+
+void cuda_kv_copy(struct device *dev, struct kv_cache *c, int from, int to) {
+    struct copy_params p = {*c, from, to, dev->fault};
+    ASSERT(c->page_bytes % sizeof(uint4) == 0);
+    cuda_launch(dev, k_copy, (size_t)c->n_layers * (size_t)c->n_kv_heads, 128, sizeof(bool), p);
 }
 
 /* ---- read --------------------------------------------------------------------------------------------------------- */

@@ -23,6 +23,7 @@ enum scratch_id {
     SCRATCH_ROWS,    /* running sums of rows of a loss */
     SCRATCH_PLAN,    /* where the items of attention begin */
     SCRATCH_PARTIAL, /* their parts before they are joined; fixed-point sums of statistics */
+    SCRATCH_COLUMNS, /* per sequence: the first position whose queries count */
     SCRATCH_KEYS,    /* sequence ids and positions of tokens to be drawn */
     SCRATCH_BLAS,    /* workspace of cuBLASLt */
     N_SCRATCH
@@ -218,6 +219,16 @@ static inline __device__ float warp_max(float x) {
     return from_ordered(__reduce_max_sync(0xFFFFFFFFu, ordered_bits(x)));
 }
 
+/* Keys ascend from the best: larger numbers first, then lower indices; NaN behind everything. */
+static constexpr unsigned long long NO_KEY = ~0ull;
+
+static inline __device__ unsigned long long descending_key(float x, size_t index) {
+    if (x != x)
+        return NO_KEY;
+    unsigned rank = ~((unsigned)ordered_bits(x + 0.0f) ^ 0x80000000u); /* + 0: -0 is 0 */
+    return (unsigned long long)rank << 32 | (unsigned)index;
+}
+
 static inline __device__ float softcapped(float logit, float cap) {
     return cap != 0 ? cap * tanhf(logit / cap) : logit;
 }
@@ -276,16 +287,28 @@ void cuda_predict(struct device *dev, const struct predict_args *a);
 void cuda_score_const(struct device *dev, const float *value, size_t n_rows, size_t n_kv_heads, float *u);
 void cuda_score_random(struct device *dev, const struct kv_batch *batch, uint64_t seed, int layer, size_t n_kv_heads,
                        float *u);
+void cuda_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                         float *u);
+void cuda_output_norm(struct device *dev, const struct output_norm_args *a);
 void cuda_gate(struct device *dev, const float *u, size_t n, float threshold, bool strict, uint8_t *open);
 
 /* attend.cu, attend_stats.cu, cache_ops.cu */
 void cuda_attend_cache(struct device *dev, const struct attend_args *a);
 void cuda_attend_stats(struct device *dev, const struct attend_stats_args *a);
+void cuda_attend_columns(struct device *dev, const struct attend_args *a); /* its column_sum; lse is there */
 void cuda_kv_append(struct device *dev, const struct kv_append_args *a);
 void cuda_kv_prune(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *open);
+void cuda_kv_evict(struct device *dev, struct kv_cache *c, int slot, int layer, const uint8_t *keep);
+void cuda_kv_copy(struct device *dev, struct kv_cache *c, int from, int to);
 void cuda_kv_reset(struct device *dev, struct kv_cache *c, int slot);
 void cuda_kv_read(struct device *dev, const struct kv_cache *c, int slot, int layer, int kv_head, const int32_t *index,
                   size_t n, float *k, float *v);
+
+/* evict.cu */
+void cuda_query_sums(struct device *dev, const struct query_sums_args *a);
+void cuda_column_score(struct device *dev, const struct column_score_args *a);
+void cuda_expected_score(struct device *dev, const struct expected_score_args *a);
+void cuda_select_top(struct device *dev, const struct select_top_args *a);
 
 /* loss.cu, sample.cu */
 void cuda_nll(struct device *dev, const struct nll_args *a);

@@ -25,16 +25,6 @@ struct shared {
     unsigned long long warp[MAX_THREADS / 32];
 };
 
-static const unsigned long long NO_KEY = ~0ull; /* of NaN: behind everything */
-
-/* Keys ascend where the order of ids does: larger logits first, then lower ids. */
-static __device__ unsigned long long key_of(float logit, size_t id) {
-    if (logit != logit)
-        return ~0ull;
-    unsigned rank = ~((unsigned)ordered_bits(logit + 0.0f) ^ 0x80000000u); /* + 0: -0 is 0 */
-    return (unsigned long long)rank << 32 | (unsigned)id;
-}
-
 /* Relative probability of an id; an infinite best logit takes everything. */
 static __device__ unsigned long long weight_of(const struct sample_params *p, float logit, float best) {
     double share = logit == best ? 1 : exp(((double)logit - (double)best) / p->temperature);
@@ -76,7 +66,7 @@ static __device__ unsigned long long border_total(const struct sample_params *p,
     __syncthreads();
     unsigned long long own = 0;
     for (size_t i = threadIdx.x; i < p->n_vocab; i += blockDim.x)
-        if (key_of(b->logits[i], i) <= b->last)
+        if (descending_key(b->logits[i], i) <= b->last)
             own += border_weight(p, b, i);
     if (own)
         atomicAdd(&s->before, own);
@@ -105,7 +95,7 @@ static __device__ unsigned long long border_find(const struct sample_params *p, 
         __syncthreads();
         unsigned long long above = shift == 56 ? 0 : ~0ull << (shift + 8), prefix = s->key;
         for (size_t i = threadIdx.x; i < p->n_vocab; i += blockDim.x) {
-            unsigned long long key = key_of(b->logits[i], i);
+            unsigned long long key = descending_key(b->logits[i], i);
             if (key <= b->last && (key & above) == prefix)
                 atomicAdd(&s->sum[key >> shift & (DIGITS - 1)], border_weight(p, b, i));
         }
@@ -130,7 +120,7 @@ static __global__ void k_sample(struct sample_params p) {
     struct border b = {p.logits + row * p.n_vocab, NO_KEY - 1, false, 0};
     unsigned long long best = NO_KEY;
     for (size_t i = threadIdx.x; i < p.n_vocab; i += blockDim.x) {
-        unsigned long long key = key_of(b.logits[i], i);
+        unsigned long long key = descending_key(b.logits[i], i);
         best = key < best ? key : best;
     }
     best = block_min(s, best);

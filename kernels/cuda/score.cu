@@ -136,3 +136,61 @@ void cuda_gate(struct device *dev, const float *u, size_t n, float threshold, bo
     struct gate_params p = {u, n, threshold, strict, open};
     cuda_launch(dev, k_gate, blocks_for(n, 256), 256, 0, p);
 }
+
+/* ---- norms -------------------------------------------------------------------------------------------------------- */
+
+enum { NORM_WARPS = 4 };
+
+struct norm_params {
+    const float *x;
+    size_t ld, n, n_heads, head_dim; /* n norms: rows times heads */
+    float *norm;
+};
+
+/* A warp a norm. */
+static __global__ void k_key_norm(struct norm_params p) {
+    size_t i = (size_t)blockIdx.x * NORM_WARPS + threadIdx.x / 32;
+    if (i >= p.n)
+        return;
+    const float *x = p.x + i / p.n_heads * p.ld + i % p.n_heads * p.head_dim;
+    float sum = 0;
+    for (size_t d = threadIdx.x % 32; d < p.head_dim; d += 32)
+        sum += x[d] * x[d];
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0)
+        p.norm[i] = -sqrtf(sum);
+}
+
+void cuda_score_key_norm(struct device *dev, const float *k, size_t ld, size_t n_rows, size_t n_kv_heads, size_t head_dim,
+                         float *u) {
+    struct norm_params p = {k, ld, n_rows * n_kv_heads, n_kv_heads, head_dim, u};
+    cuda_launch(dev, k_key_norm, blocks_for(p.n, NORM_WARPS), 32 * NORM_WARPS, 0, p);
+}
+
+/* A warp a norm. The matrix is symmetric: a lane takes columns of it, neighbours beside it. */
+static __global__ void k_output_norm(struct output_norm_args a) {
+    size_t i = (size_t)blockIdx.x * NORM_WARPS + threadIdx.x / 32, dim = a.head_dim, group = a.n_heads / a.n_kv_heads;
+    size_t head = i % a.n_kv_heads;
+    if (i >= a.n_rows * a.n_kv_heads)
+        return;
+    const float *v = a.v + i / a.n_kv_heads * a.ld_v + head * dim;
+    float largest = 0;
+    for (size_t h = head * group; h < (head + 1) * group; h++) {
+        const float *gram = a.gram + h * dim * dim;
+        float square = 0;
+        for (size_t e = threadIdx.x % 32; e < dim; e += 32) {
+            float product = 0;
+            for (size_t d = 0; d < dim; d++)
+                product += gram[d * dim + e] * v[d];
+            square += product * v[e];
+        }
+        square = warp_sum(square);
+        largest = square <= largest ? largest : square; /* NaN stays */
+    }
+    if (threadIdx.x % 32 == 0)
+        a.norm[i] = sqrtf(largest);
+}
+
+void cuda_output_norm(struct device *dev, const struct output_norm_args *a) {
+    cuda_launch(dev, k_output_norm, blocks_for(a->n_rows * a->n_kv_heads, NORM_WARPS), 32 * NORM_WARPS, 0, *a);
+}
