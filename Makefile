@@ -7,6 +7,7 @@ endif
 
 BUILD   ?= build
 CC      ?= cc
+CXX     ?= c++
 CFLAGS  ?= -O2 -g
 PKG_CONFIG ?= pkg-config
 CUDA    ?= auto
@@ -49,8 +50,20 @@ FUZZ_MAIN := -fsanitize=fuzzer
 else
 FUZZ_MAIN = $(BUILD)/obj/tests/fuzz/replay.o -fopenmp
 endif
+CUDA_SRC := $(sort $(wildcard kernels/cuda/*.cu))
+ifeq ($(CUDA),1)
+# One object holds the machine code of every GPU that the toolkit knows among these, and portable code for later ones.
+NVCC      ?= $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC))
+CUDA_ARCHS ?= 80 89 90 100 120
+CUDA_CODES := $(filter $(CUDA_ARCHS:%=sm_%),$(shell $(NVCC) --list-gpu-code))
+CUDA_GENCODE := $(foreach c,$(CUDA_CODES:sm_%=%),-gencode arch=compute_$(c),code=sm_$(c))
+CUDA_GENCODE += $(foreach c,$(lastword $(CUDA_CODES:sm_%=%)),-gencode arch=compute_$(c),code=compute_$(c))
+LDLIBS  += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread -lstdc++
+LIB_SRC := $(filter-out kernels/cuda/absent.c,$(LIB_SRC)) $(CUDA_SRC)
+endif
 CLI_SRC := $(sort $(wildcard cli/*.c))
-LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
+LIB_OBJ := $(patsubst %,$(BUILD)/obj/%.o,$(basename $(LIB_SRC)))
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 TEST_HELPERS := $(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c tests/bench_*.c),$(wildcard tests/*.c))
@@ -65,16 +78,44 @@ $(PROGRAM): $(CLI_OBJ) $(BUILD)/libspkv.a
 	@echo "  LD   $@"
 	@$(CC) $(SANFLAGS) -fopenmp $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/libspkv.a: $(LIB_OBJ)
+$(BUILD)/libspkv.a: $(LIB_OBJ) $(BUILD)/with_cuda
 	@echo "  AR   $@"
-	@rm -f $@ && $(AR) rcs $@ $^
+	@rm -f $@ && $(AR) rcs $@ $(filter %.o,$^)
+
+# A build with CUDA and one without share their objects.
+$(BUILD)/with_cuda: FORCE
+	@mkdir -p $(@D)
+	@echo '$(filter 1,$(CUDA))' | cmp -s - $@ || echo '$(filter 1,$(CUDA))' > $@
+
+$(BUILD)/obj/%.o: %.cu Makefile
+	@mkdir -p $(@D)
+	@echo "  NVCC $<"
+	@$(NVCC) -ccbin $(CXX) -std=c++20 -O3 -lineinfo $(CUDA_GENCODE) -Xptxas -v -I. -D_GNU_SOURCE -MMD -MP -c -o $@ $< \
+	    >$(@:.o=.ptxas) 2>&1; status=$$?; grep -v '^ptxas info\|bytes stack frame' $(@:.o=.ptxas) >&2; exit $$status
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
 	@$(CC) $(STD) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) $(SANFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/libtest.a: $(TEST_HELPERS)
+# The CUDA backend on the host (tests/cuda_on_cpu/cuda_runtime.h): one object that shows nothing but what tests call, so that
+# it can stand beside the real one.
+EMULATED := $(CUDA_SRC) $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.cu)
+EMULATED := $(patsubst %,$(BUILD)/obj/emulated/%.o,$(basename $(EMULATED)))
+EMULATED_FLAGS = -std=c++20 -x c++ -fno-exceptions -fno-rtti -fno-threadsafe-statics -fopenmp-simd -ffp-contract=off \
+                 -fno-math-errno -Wall -Wshadow -Wno-deprecated-enum-enum-conversion -Wno-unknown-pragmas $(if $(CI),-Werror)
+
+$(EMULATED): $(BUILD)/obj/emulated/%.o: Makefile
+	@mkdir -p $(@D)
+	@echo "  CXX  $(wildcard $*.cu $*.cpp)"
+	@$(CXX) $(EMULATED_FLAGS) -Itests/cuda_on_cpu $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) -MMD -MP -c -o $@ $(wildcard $*.cu $*.cpp)
+
+$(BUILD)/emulated.o: $(EMULATED)
+	@$(CC) -r -nostdlib -o $@.all $^
+	@objcopy --wildcard --keep-global-symbol='cuda_on_cpu_*' --keep-global-symbol=ops_cuda_emulated $@.all $@
+	@rm $@.all
+
+$(BUILD)/libtest.a: $(TEST_HELPERS) $(BUILD)/emulated.o
 	@rm -f $@ && $(AR) rcs $@ $^
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(COMMON)
@@ -102,6 +143,10 @@ FORCE:
 deps: ## install the packages that are missing
 	@scripts/install-deps
 
+.PHONY: cuda-kernels
+cuda-kernels: $(LIB_OBJ) ## CUDA=1: registers, spills and shared memory of every kernel, docs/results/cuda_kernels.csv
+	@scripts/cuda-kernels docs/results/cuda_kernels.csv $(CUDA_SRC:%.cu=$(BUILD)/obj/%.ptxas)
+
 .PHONY: parts
 parts: ## say which optional parts this machine can build (CUDA=auto|0|1 MPI=auto|0|1)
 	@scripts/probe-part cuda $(CUDA)
@@ -123,7 +168,7 @@ SAN_TESTS := predictor rope safetensors config checkpoint tokenizer corpus rows 
              sequence_ids profile layout statistics kv_cache ref ops session token_class report lora heatmap page \
              figure terminal safetensors_write schedule init state train_log train_ref attend_ref train_ops \
              attend_ops training_curves batches bootstrap recommendation interchange paired rank candidates tokens eval \
-             policies eviction evict_ops
+             policies eviction evict_ops cuda_on_cpu
 FUZZERS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
 
 .PHONY: test
@@ -136,6 +181,29 @@ test: deps ## install what is missing, build and run all tests
 
 .PHONY: tests
 tests: $(PROGRAM) $(TESTS) $(BUILD)/tests/tools/run_equal
+
+# What opens every backend of tests/backends.h, and whole models.
+BACKEND_TESTS := ops ops_weights ops_cache products model cuda_on_cpu
+BACKEND_TESTS := $(BACKEND_TESTS:%=$(BUILD)/tests/test_%)
+
+.PHONY: test-cuda-emulated
+test-cuda-emulated: export SPKV_TEST_FULL = 1
+test-cuda-emulated: $(BACKEND_TESTS) ## the CUDA backend on the CPU, all shapes
+	@TEST_SECONDS=3600 scripts/run-tests $^
+	@$(MAKE) --no-print-directory SAN=address,undefined test-cuda-sanitized
+
+.PHONY: test-cuda-sanitized
+test-cuda-sanitized: export LSAN_OPTIONS = suppressions=tests/lsan.supp:print_suppressions=0
+test-cuda-sanitized: $(BACKEND_TESTS)
+	@TEST_SECONDS=3600 scripts/run-tests $^
+
+.PHONY: test-cuda
+test-cuda: ## tests of the CUDA backend on a GPU; SKIP and why without one
+	@scripts/test-cuda
+
+.PHONY: bench-cuda
+bench-cuda: ## speed on a GPU, docs/results/speed_cuda.csv; SKIP and why without one
+	@scripts/bench-cuda
 
 .PHONY: test-kill
 test-kill: tests ## kill -9 a recording run 50 times at random moments and compare
@@ -188,5 +256,5 @@ clean: ## remove everything that was built
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
--include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)
+-include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(EMULATED:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)
 .SECONDARY:

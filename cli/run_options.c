@@ -42,7 +42,7 @@ static const struct argp_option argp_options[] = {
     {"prefill", KEY_PREFILL, "pruned|dense", 0, "whether gates act while a prompt is read (pruned)", 10},
     {"dtype", KEY_DTYPE, "auto|f32|bf16", 0,
      "of matrix operands and cache (auto: bf16 for bf16 checkpoints where the processor multiplies it fast)", 11},
-    {"backend", KEY_BACKEND, "auto|ref|cpu|cuda", 0, "where to compute (auto)", 11},
+    {"backend", KEY_BACKEND, "auto|ref|cpu|cuda", 0, "where to compute (auto: cpu); cuda needs a build with `make CUDA=1`", 11},
     {"threads", KEY_THREADS, "N", 0, "processor threads (all)", 11},
     {"batch", KEY_BATCH, "N", 0, "sequences run together", 11},
     {"chunk", KEY_CHUNK, "N", 0, "tokens of a sequence run in one step", 11},
@@ -90,13 +90,21 @@ static bool stored_as_bf16(const struct checkpoint *checkpoint) {
     return embed && embed->dtype == DTYPE_BF16;
 }
 
+/* The op table that --backend names. */
+static int choose_ops(const char *backend, const struct ops **out, struct err *err) {
+    *out = strcmp(backend, "ref") == 0 ? ops_ref() : strcmp(backend, "cuda") == 0 ? ops_cuda() : ops_cpu();
+    if (!*out)
+        return err_set(err, ERR_USAGE, "", "this build has no CUDA backend (build with `make CUDA=1`, or use --backend cpu)");
+    return OK;
+}
+
 static int open_device(const struct run_options_cli *o, struct loaded *l, struct err *err) {
-    bool ref = strcmp(o->backend, "ref") == 0;
-    if (strcmp(o->backend, "cuda") == 0)
-        return err_set(err, ERR_USAGE, "", "this build has no CUDA backend (use --backend cpu)");
-    l->ops = ref ? ops_ref() : ops_cpu();
+    int rc = choose_ops(o->backend, &l->ops, err);
+    if (rc)
+        return rc;
+    bool fast_bf16 = l->ops == ops_cpu() ? ops_cpu_has_amx() : l->ops == ops_cuda();
     bool bf16 = strcmp(o->dtype, "bf16") == 0 ||
-                (strcmp(o->dtype, "auto") == 0 && !ref && ops_cpu_has_amx() && stored_as_bf16(l->checkpoint));
+                (strcmp(o->dtype, "auto") == 0 && fast_bf16 && stored_as_bf16(l->checkpoint));
     l->dtype_name = bf16 ? "bf16" : "f32";
     struct device_options options = {.n_threads = o->threads, .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
     return l->ops->open(&options, &l->dev, err);

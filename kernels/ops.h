@@ -322,12 +322,16 @@ struct ops {
     void (*logits)(struct device *dev, const struct weight *w, const void *x, float softcap, size_t n_rows, float *out);
     void (*sample)(struct device *dev, const struct sample_args *a);
 
+    /* score_key_norm, output_norm, kv_copy, and kv_evict with all that belongs to eviction may be NULL: sessions that need
+     * them are refused. */
+
     const struct train_ops *train; /* kernels/train_ops.h; NULL where the backend does not train */
 };
 
 const struct ops *ops_ref(void);   /* plain C, accumulates in double, one thread; F32, BF16 and F64 devices */
 const struct ops *ops_guard(void); /* tests: the reference over memory that is unreadable outside an op or a copy */
 const struct ops *ops_cpu(void);   /* SIMD variants chosen at open, oneDNN, OpenMP */
+const struct ops *ops_cuda(void);  /* NVIDIA GPUs; NULL in a build without CUDA. open says why there is none to use */
 
 /* Bytes of a "f32" element on this device: 4, or 8 on an F64 device. */
 static inline size_t real_size(const struct ops *ops, const struct device *dev) {

@@ -122,10 +122,12 @@ static void check_model(json_t *expected, const struct ops *ops, bool all_steps)
     model_case_open(model, &c);
     engine_open(&e, &c, ops);
     json_array_foreach(json_object_get(expected, "cases"), i, item) {
+        if (i % 8 && !backend_in_full(ops)) /* each way of scoring is among the rest */
+            continue;
         const char *spec = json_string_value(json_object_get(item, "policy"));
         const struct case_sequence *text = &c.sequences[json_integer_value(json_object_get(expected, "sequence"))];
         engine_policy(&e, &c, spec, window, sinks, 1);
-        for (size_t j = 0; j < (all_steps ? 3 : 1); j++) {
+        for (size_t j = 0; j < (all_steps && backend_in_full(ops) ? 3 : 1); j++) {
             char what[256];
             snprintf(what, sizeof what, "%s, %s in steps of %zu, %s", model, ops->name, steps[j], spec);
             check_case(&e, text, json_object_get(item, "stores"), steps[j], what);
@@ -147,7 +149,7 @@ static void test_kept_sets(void **state) {
         n_cases += json_array_size(json_object_get(expected, "cases"));
         check_model(expected, ops_ref(), false);
         for (int b = 0; b < n; b++)
-            if (strcmp(list[b]->name, "guard")) /* the reference, slowly; the batches below run on it */
+            if (strcmp(list[b]->name, "guard") && backend_evicts(list[b]) && (backend_in_full(list[b]) || i == 0)) /* the reference, slowly; the batches below run on it */
                 check_model(expected, list[b], i == 0);
     }
     assert_true(n_cases >= 20);
