@@ -130,7 +130,8 @@ static int check_backend(const struct ops *ops, const struct session_options *op
                         : options->value_norms && !ops->output_norm                 ? "norms of values"
                         : policy->evict.chunk && !ops->kv_evict                     ? "eviction"
                                                                                     : NULL;
-    return missing ? err_set(err, ERR_USAGE, "", "policy %s needs %s, which backend %s does not have yet (use --backend cpu)",
+    return missing ? err_set(err, ERR_USAGE, "",
+                             "policy %s needs %s, which backend %s does not have yet (use --backend cpu)",
                              options->value_norms ? "oracle" : policy->name, missing, ops->name)
                    : OK;
 }

@@ -348,7 +348,8 @@ struct copy_params {
     int *fault;
 };
 
-/* Lane `to` gets as many pages as `from` has, at the same places; by one thread. False, and a fault, when the pool is empty. */
+/* Lane `to` gets as many pages as `from` has, at the same places; by one thread. False, and a fault, when the pool is
+ * empty. */
 static __device__ bool pages_mirror(const struct copy_params *p, size_t from, size_t to) {
     const struct kv_cache *c = &p->cache;
     const int32_t *source = c->page_list + from * (size_t)c->list_len;
