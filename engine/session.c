@@ -123,19 +123,6 @@ static int create_buffers(struct session *s, struct err *err) {
     return rc;
 }
 
-/* Some ops are only there for some policies, and a backend may lack them. */
-static int check_backend(const struct ops *ops, const struct session_options *options, struct err *err) {
-    const struct policy *policy = options->policy;
-    const char *missing = policy->scorer == SCORER_KEY_NORM && !ops->score_key_norm ? "norms of keys"
-                        : options->value_norms && !ops->output_norm                 ? "norms of values"
-                        : policy->evict.chunk && !ops->kv_evict                     ? "eviction"
-                                                                                    : NULL;
-    return missing ? err_set(err, ERR_USAGE, "",
-                             "policy %s needs %s, which backend %s does not have yet (use --backend cpu)",
-                             options->value_norms ? "oracle" : policy->name, missing, ops->name)
-                   : OK;
-}
-
 int session_create(const struct model *model, const struct session_options *options, struct session **out, struct err *err) {
     struct session *s = mem_alloc(1, sizeof *s, "a session", err);
     *out = NULL;
@@ -158,8 +145,6 @@ int session_create(const struct model *model, const struct session_options *opti
                      options->policy->name, options->policy->name);
     if (rc == OK)
         rc = policy_check(options->policy, err);
-    if (rc == OK)
-        rc = check_backend(model->ops, options, err);
     if (rc == OK)
         rc = create_buffers(s, err);
     if (rc == OK)
@@ -230,8 +215,6 @@ void session_reset(struct session *s, int slot, uint64_t sequence_id) {
 
 int session_fork(struct session *s, int from, int to, struct err *err) {
     ASSERT(!s->dense[from] && !has_stats(s) && s->length[to] == 0);
-    if (!s->model->ops->kv_copy)
-        return err_set(err, ERR_USAGE, "", "backend %s cannot copy a sequence yet (use --backend cpu)", s->model->ops->name);
     int rc = kv_cache_copy(s->cache, from, to, err);
     if (rc == OK && s->eviction)
         eviction_copy(s->eviction, from, to);

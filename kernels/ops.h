@@ -322,9 +322,6 @@ struct ops {
     void (*logits)(struct device *dev, const struct weight *w, const void *x, float softcap, size_t n_rows, float *out);
     void (*sample)(struct device *dev, const struct sample_args *a);
 
-    /* score_key_norm, output_norm, kv_copy, and kv_evict with all that belongs to eviction may be NULL: sessions that need
-     * them are refused. */
-
     const struct train_ops *train; /* kernels/train_ops.h; NULL where the backend does not train */
 };
 

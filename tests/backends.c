@@ -33,10 +33,6 @@ bool backend_in_full(const struct ops *ops) {
     return ops != ops_cuda_emulated() || getenv("SPKV_TEST_FULL");
 }
 
-bool backend_evicts(const struct ops *ops) {
-    return ops->kv_evict != NULL;
-}
-
 void backends_print_skipped(void) {
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
     const struct ops *list[MAX_BACKENDS];
@@ -44,12 +40,6 @@ void backends_print_skipped(void) {
     for (size_t i = 0; i < sizeof cpu_variants / sizeof *cpu_variants; i++)
         if (!ops_cpu_variant(cpu_variants[i]))
             printf("SKIP cpu-%s: this machine lacks it\n", cpu_variants[i]);
-    for (int i = 0; i < n; i++) {
-        if (!backend_evicts(list[i]))
-            printf("SKIP %s: it does not evict\n", list[i]->name);
-        if (!list[i]->score_key_norm || !list[i]->output_norm)
-            printf("SKIP %s: it has no norms of keys and values\n", list[i]->name);
-    }
     for (int i = 0; i < n; i++)
         for (int d = 0; d < 2; d++) {
             struct err err = {0};

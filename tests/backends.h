@@ -15,9 +15,6 @@ bool backend_opens(const struct ops *ops, enum dtype dtype, struct err *err);
 /* False for the emulated CUDA backend, which is slow, unless SPKV_TEST_FULL is set: a test may take a part of its seeds. */
 bool backend_in_full(const struct ops *ops);
 
-/* Whether the table has the ops of policies that evict. */
-bool backend_evicts(const struct ops *ops);
-
 /* Prints SKIP and the reason for everything that cannot be tested here. */
 void backends_print_skipped(void);
 

@@ -181,8 +181,6 @@ static void case_score_random(struct pair *p, size_t n_rows, size_t n_cols) {
 /* A sum of n squares is off by n U / 2 of itself, its root by half of that and a rounding. */
 static void case_score_key_norm(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t n_kv_heads = 3, ld = n_kv_heads * n_cols + 5, n = n_rows * ld;
-    if (!p->got.ops->score_key_norm)
-        return;
     double *k = random_values(p, n, -3, 3, DTYPE_F32);
     add_specials(k, n);
     struct duo kd = duo_make(p, p->got.real, n, k), ud = duo_make(p, p->got.real, n_rows * n_kv_heads, NULL);
@@ -212,8 +210,6 @@ static double product_of(const double *gram, const double *v, size_t n, double *
 static void case_output_norm(struct pair *p, size_t n_rows, size_t n_cols) {
     size_t n_kv = 2, n_heads = 6, dim = n_cols < 32 ? n_cols : 32, ld = n_kv * dim + 3, n = n_rows * n_kv;
     size_t square = dim * dim;
-    if (!p->got.ops->output_norm)
-        return;
     double *v = random_values(p, n_rows * ld, -2, 2, DTYPE_F32), *b = random_values(p, n_heads * square, -1, 1, DTYPE_F32);
     double *gram = zalloc(n_heads * square, sizeof *gram), *tol = zalloc(n, sizeof *tol);
     for (size_t i = 0; i < n_heads * square; i++)
