@@ -126,16 +126,13 @@ static int open_shots(struct choice_run *r, struct err *err) {
     const struct eval_options *o = r->e->options;
     const char *sampler = o->shot_sampler ? o->shot_sampler : strcmp(row_kind_name(r->task->row_kind), "mmlu") == 0 ? "first"
                                                                                                                   : "random";
-    bool own = !o->shots_from || strcmp(o->shots_from, r->task->path) == 0;
     if (o->n_shots == 0)
         return OK;
     if (strcmp(row_kind_name(r->task->row_kind), "lm-eval samples") == 0)
         return err_set(err, ERR_USAGE, r->task->path, "--shots: samples of lm-eval hold their examples already");
-    int rc = row_file_read(own ? r->task->path : o->shots_from, 0, &r->pool, err);
-    r->shots = (struct shots){.file = &r->pool, .kind = r->task->row_kind, .n = (size_t)o->n_shots, .exclude = own,
-                              .first = strcmp(sampler, "first") == 0};
+    r->shots = (struct shots){.kind = r->task->row_kind, .n = (size_t)o->n_shots, .first = strcmp(sampler, "first") == 0};
     python_random_seed(&r->shots.random, o->shot_seed);
-    return rc;
+    return shots_open(&r->shots, r->task->path, o->shots_from, &r->pool, err);
 }
 
 static int open_run(struct choice_run *r, struct err *err) {

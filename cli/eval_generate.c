@@ -334,16 +334,14 @@ static int run_rows(struct generate_run *r, struct eval_row *row, struct err *er
 
 static int open_shots(struct generate_run *r, struct err *err) {
     const struct eval_options *o = r->e->options;
-    bool own = !o->shots_from || strcmp(o->shots_from, r->task->path) == 0;
     if (o->n_shots == 0)
         return OK;
     if (strcmp(row_kind_name(r->task->row_kind), "ruler") == 0)
         return err_set(err, ERR_USAGE, r->task->path, "--shots: rows of RULER hold their examples already");
-    int rc = row_file_read(own ? r->task->path : o->shots_from, 0, &r->pool, err);
-    r->shots = (struct shots){.file = &r->pool, .kind = r->task->row_kind, .n = (size_t)o->n_shots, .exclude = own,
+    r->shots = (struct shots){.kind = r->task->row_kind, .n = (size_t)o->n_shots,
                               .first = o->shot_sampler && strcmp(o->shot_sampler, "first") == 0};
     python_random_seed(&r->shots.random, o->shot_seed);
-    return rc;
+    return shots_open(&r->shots, r->task->path, o->shots_from, &r->pool, err);
 }
 
 static int open_run(struct generate_run *r, struct err *err) {

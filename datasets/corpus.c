@@ -107,13 +107,6 @@ static int close_current(struct corpus *c, struct err *err) {
     return OK;
 }
 
-static bool is_blank(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!memchr(" \t\r\n\v\f", text[i], 6))
-            return false;
-    return true;
-}
-
 /* The next run of lines that are not blank; *n is 0 at the end of the file. */
 static int next_block(struct corpus *c, const char **text, size_t *n, struct err *err) {
     const char *line;
@@ -121,7 +114,7 @@ static int next_block(struct corpus *c, const char **text, size_t *n, struct err
     int rc;
     str_clear(&c->block);
     while ((rc = lines_next(c->lines, &line, &len, err)) == OK && line) {
-        if (!is_blank(line, len))
+        if (!lines_is_blank(line, len))
             str_append(&c->block, line, len);
         else if (c->block.len > 0)
             break;
@@ -160,7 +153,7 @@ static int next_row(struct corpus *c, struct err *err) {
     row_texts_clear(&c->texts);
     c->next_text = 0;
     while ((rc = lines_next(c->lines, &line, &n, err)) == OK && line)
-        if (!is_blank(line, n))
+        if (!lines_is_blank(line, n))
             return render_row(c, line, n, err);
     return rc;
 }

@@ -126,6 +126,13 @@ int lines_rest(struct lines *l, const char **text, size_t *n, struct err *err) {
     return l->begin == l->end ? OK : take(l, l->end - l->begin, text, n, err);
 }
 
+bool lines_is_blank(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!memchr(" \t\r\n\v\f", text[i], 6))
+            return false;
+    return true;
+}
+
 uint64_t lines_number(const struct lines *l) {
     return l->n_lines;
 }

@@ -3,6 +3,7 @@
 #ifndef SPKV_DATASETS_LINES_H
 #define SPKV_DATASETS_LINES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,7 @@ int lines_next(struct lines *lines, const char **text, size_t *n, struct err *er
 /* Everything that is left; *n is 0 when nothing is. */
 int lines_rest(struct lines *lines, const char **text, size_t *n, struct err *err);
 
+bool lines_is_blank(const char *text, size_t n); /* nothing but ASCII white space */
 uint64_t lines_number(const struct lines *lines); /* of the last line returned, from 1 */
 const struct stream *lines_stream(const struct lines *lines);
 

@@ -10,13 +10,6 @@
 #include "datasets/lines.h"
 #include "datasets/rows.h"
 
-static bool is_blank(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!memchr(" \t\r\n\v\f", text[i], 6))
-            return false;
-    return true;
-}
-
 static int add_row(struct row_file *f, const char *text, size_t n, uint64_t line, struct err *err) {
     char where[4096];
     json_t *row;
@@ -52,7 +45,7 @@ int row_file_read(const char *path, uint64_t limit, struct row_file *out, struct
         rc = lines_open(stream, path, &lines, err);
     while (rc == OK && text && (limit == 0 || out->n < limit)) {
         rc = lines_next(lines, &text, &n, err);
-        if (rc == OK && text && !is_blank(text, n))
+        if (rc == OK && text && !lines_is_blank(text, n))
             rc = add_row(out, text, n, lines_number(lines), err);
     }
     if (rc == OK && out->n == 0)

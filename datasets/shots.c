@@ -1,6 +1,7 @@
 #include "datasets/shots.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 
@@ -77,6 +78,12 @@ static int draw_examples(struct shots *s, const json_t *row, struct pool *pool, 
     pool->n = pool->n < s->n ? pool->n : s->n;
     free(chosen);
     return rc;
+}
+
+int shots_open(struct shots *shots, const char *path, const char *from, struct row_file *pool, struct err *err) {
+    shots->exclude = !from || strcmp(from, path) == 0;
+    shots->file = pool;
+    return row_file_read(shots->exclude ? path : from, 0, pool, err);
 }
 
 int shots_put(struct shots *s, const json_t *row, struct str *out, struct err *err) {

@@ -19,6 +19,10 @@ struct shots {
     struct python_random random;    /* goes on from question to question */
 };
 
+/* Sets file and exclude: the pool is the file `from`, or the task's own at `path` where `from` is NULL or the same. It is read
+ * into `pool`; free that in any case. */
+int shots_open(struct shots *shots, const char *path, const char *from, struct row_file *pool, struct err *err);
+
 /* Appends the examples of a question; `row` is its row. ERR_INPUT when the pool is too small. */
 int shots_put(struct shots *shots, const json_t *row, struct str *out, struct err *err);
 
