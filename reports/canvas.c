@@ -183,6 +183,18 @@ void canvas_text(struct canvas *c, int x, int y, struct label label) {
         pixel_text(c, x, y, label);
 }
 
+void canvas_text_lines(struct canvas *c, int x, int y, int leading, const char *text, struct label label) {
+    for (const char *line = text; *line; y += leading) {
+        size_t n = strcspn(line, "\n");
+        struct str one = {0};
+        str_append(&one, line, n);
+        label.text = str_text(&one);
+        canvas_text(c, x, y, label);
+        str_free(&one);
+        line += n + (line[n] == '\n');
+    }
+}
+
 double canvas_text_width(const char *text, int size, bool bold) {
     cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_A8, 1, 1);
     cairo_t *cairo = cairo_create(surface);

@@ -49,6 +49,9 @@ void canvas_rect(struct canvas *c, int x, int y, int w, int h, struct paint pain
 /* Text with its anchor at (x, y) on the baseline. */
 void canvas_text(struct canvas *c, int x, int y, struct label label);
 
+/* The lines of `text` in place of label.text, the first baseline at y, each `leading` below the one before. */
+void canvas_text_lines(struct canvas *c, int x, int y, int leading, const char *text, struct label label);
+
 /* Width of a text in units as the PNG canvas draws it. */
 double canvas_text_width(const char *text, int size, bool bold);
 

@@ -255,24 +255,6 @@ static double line_width(const char *line, const void *label) {
     return canvas_text_width(line, l->size, l->bold);
 }
 
-static int count_lines(const struct str *s) {
-    int n = s->len > 0;
-    for (size_t i = 0; i < s->len; i++)
-        n += s->data[i] == '\n';
-    return n;
-}
-
-/* Draws the lines of `text`, which is cut up, from baseline y on. */
-static void draw_lines(struct canvas *c, char *text, int x, int y, int leading, struct label label) {
-    for (char *line = text, *end; line; line = end, y += leading) {
-        end = strchr(line, '\n');
-        if (end)
-            *end++ = 0;
-        label.text = line;
-        canvas_text(c, x, y, label);
-    }
-}
-
 /* A picture with its title above and its caption below. */
 struct sheet {
     struct heatmap_geometry g;
@@ -293,8 +275,8 @@ static int lay_out_sheet(const struct heatmap *map, struct sheet *s, struct err 
             str_putc(&s->caption, '\n');
         text_wrap(map->caption[i], s->g.width - 2 * MARGIN, line_width, &caption_label, &s->caption);
     }
-    s->above = MARGIN + 24 * count_lines(&s->title);
-    s->height = s->above + s->g.height + 17 * count_lines(&s->caption) + MARGIN;
+    s->above = MARGIN + 24 * text_n_lines(&s->title);
+    s->height = s->above + s->g.height + 17 * text_n_lines(&s->caption) + MARGIN;
     return s->title.failed || s->caption.failed ? err_memory(err, "a caption", 0) : OK;
 }
 
@@ -303,13 +285,10 @@ static void sheet_free(struct sheet *s) {
     str_free(&s->caption);
 }
 
-/* The texts of the sheet are cut up. */
-static void draw_sheet(struct canvas *c, const struct heatmap *map, struct sheet *s) {
-    if (s->title.len)
-        draw_lines(c, s->title.data, MARGIN, MARGIN + 16, 24, title_label);
+static void draw_sheet(struct canvas *c, const struct heatmap *map, const struct sheet *s) {
+    canvas_text_lines(c, MARGIN, MARGIN + 16, 24, str_text(&s->title), title_label);
     draw(c, map, &s->g, s->above);
-    if (s->caption.len)
-        draw_lines(c, s->caption.data, MARGIN, s->above + s->g.height + 8, 17, caption_label);
+    canvas_text_lines(c, MARGIN, s->above + s->g.height + 8, 17, str_text(&s->caption), caption_label);
 }
 
 int heatmap_write_png(const struct heatmap *map, const struct picture_fact *facts, size_t n_facts, const char *path,

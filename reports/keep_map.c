@@ -58,13 +58,6 @@ static size_t clamp(size_t x, size_t low, size_t high) {
     return x < low ? low : x > high ? high : x;
 }
 
-static int count_lines(const struct str *text) {
-    int n = text->len > 0;
-    for (size_t i = 0; i < text->len; i++)
-        n += text->data[i] == '\n';
-    return n;
-}
-
 static void lay_out_columns(struct drawing *d) {
     const struct statistics *s = &d->run->statistics;
     size_t n = s->n_layers * s->n_kv_heads;
@@ -79,12 +72,12 @@ static void lay_out_columns(struct drawing *d) {
 }
 
 static int foot_height(const struct drawing *d) {
-    return 10 + CAPTION_LEADING * count_lines(&d->caption) + MARGIN;
+    return 10 + CAPTION_LEADING * text_n_lines(&d->caption) + MARGIN;
 }
 
 static void lay_out_rows(struct drawing *d) {
     struct keep_map_geometry *g = &d->g;
-    g->map_y = (size_t)(MARGIN + TITLE_LEADING * count_lines(&d->title) + HEAD_LINES) * CANVAS_SCALE;
+    g->map_y = (size_t)(MARGIN + TITLE_LEADING * text_n_lines(&d->title) + HEAD_LINES) * CANVAS_SCALE;
     g->height = g->map_y + d->sequence->n * g->cell_h + (size_t)foot_height(d) * CANVAS_SCALE;
 }
 
@@ -117,18 +110,6 @@ static int write_words(struct drawing *d, struct err *err) {
     bool failed = text.failed || d->title.failed || d->caption.failed;
     str_free(&text);
     return failed ? err_memory(err, "a caption", 0) : OK;
-}
-
-static void draw_lines(struct canvas *c, const struct str *text, int y, int leading, struct label label) {
-    for (const char *line = str_text(text); *line; y += leading) {
-        size_t n = strcspn(line, "\n");
-        struct str one = {0};
-        str_append(&one, line, n);
-        label.text = str_text(&one);
-        canvas_text(c, MARGIN, y, label);
-        str_free(&one);
-        line += n + (line[n] == '\n');
-    }
 }
 
 /* -- the bands of the picture -- */
@@ -176,7 +157,8 @@ static void draw_head(struct canvas *c, const struct drawing *d) {
     const struct statistics *s = &d->run->statistics;
     const struct keep_map_geometry *g = &d->g;
     int bottom = (int)(g->map_y / CANVAS_SCALE);
-    draw_lines(c, &d->title, MARGIN + 16, TITLE_LEADING, (struct label){.size = TITLE_SIZE, .bold = true, .paint = ink});
+    canvas_text_lines(c, MARGIN, MARGIN + 16, TITLE_LEADING, str_text(&d->title),
+                      (struct label){.size = TITLE_SIZE, .bold = true, .paint = ink});
     draw_legend(c, d, bottom - HEAD_LINES + 20);
     canvas_text(c, MARGIN + AXIS - 8, bottom - 8, (struct label){"layer", TICK_SIZE, .anchor = ANCHOR_END, .paint = muted});
     for (size_t l = 0; l < s->n_layers; l += layer_step(d)) {
@@ -261,7 +243,8 @@ static int put_foot(struct drawing *d, struct err *err) {
     int height = foot_height(d), rc = canvas_create_png((int)d->g.width / CANVAS_SCALE, height, &c, err);
     if (rc != OK)
         return rc;
-    draw_lines(c, &d->caption, 10 + 12, CAPTION_LEADING, (struct label){.size = CAPTION_SIZE, .paint = muted});
+    canvas_text_lines(c, MARGIN, 10 + 12, CAPTION_LEADING, str_text(&d->caption),
+                      (struct label){.size = CAPTION_SIZE, .paint = muted});
     rc = put_canvas(d, c, height, err);
     canvas_free(c);
     return rc;

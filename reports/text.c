@@ -95,6 +95,13 @@ void text_put_base64(struct str *s, const void *bytes, size_t n) {
     }
 }
 
+int text_n_lines(const struct str *s) {
+    int n = s->len > 0;
+    for (size_t i = 0; i < s->len; i++)
+        n += s->data[i] == '\n';
+    return n;
+}
+
 void text_wrap(const char *paragraph, double limit, double (*measure)(const char *line, const void *self), const void *self,
                struct str *out) {
     struct str line = {0};

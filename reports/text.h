@@ -32,6 +32,8 @@ void text_put_bytes(struct str *s, double n_bytes);
 /* The n bytes in base64 (RFC 4648), padded. */
 void text_put_base64(struct str *s, const void *bytes, size_t n);
 
+int text_n_lines(const struct str *s); /* that '\n' separates; 0 of nothing */
+
 /* Breaks a paragraph at spaces so that measure(line) <= limit wherever a line has more than one word; lines are separated by
  * '\n' in out. */
 void text_wrap(const char *paragraph, double limit, double (*measure)(const char *line, const void *self), const void *self,
