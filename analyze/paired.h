@@ -33,6 +33,8 @@ struct estimate {
     double value, low, high; /* NaN = missing */
 };
 
+enum { PAIRED_RESAMPLES = 2000 }; /* unless --resamples says otherwise */
+
 struct resampling {
     uint64_t seed;
     uint32_t n;   /* resamples, at least 1 */

@@ -68,11 +68,7 @@ static void check_options(const struct compare_options *o, const struct argp_sta
         argp_error(state, "a MODEL directory and at least one CORPUS are needed");
     if (!o->output)
         argp_error(state, "where should tables and runs go? (-o DIR)");
-    if (o->corpus.n_shards > 1)
-        argp_error(state, "--shard: every document must be here to be compared (spkv profile runs shards)");
-    for (size_t i = 0; i < o->corpus.n_corpora; i++)
-        if (strcmp(o->corpora[i], "-") == 0)
-            argp_error(state, "standard input can be read only once: give a file");
+    corpus_check_repeatable(&o->corpus, state);
     for (size_t i = 0; i < o->n_calibrate; i++)
         if (strcmp(o->calibrate[i], "-") == 0)
             argp_error(state, "--calibrate: standard input can be read only once: give a file");
@@ -197,7 +193,7 @@ int cmd_compare(int argc, char **argv) {
         err_memory(&err, "options", sizeof *o);
     } else {
         o->run = run_options_default();
-        o->n_resamples = 2000;
+        o->n_resamples = PAIRED_RESAMPLES;
         o->tolerance = 0.01;
         o->calibrate_limit = CALIBRATE_LIMIT;
         o->corpus.corpora = o->corpora;

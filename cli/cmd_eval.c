@@ -262,7 +262,7 @@ int cmd_eval(int argc, char **argv) {
         o->run = run_options_default();
         o->shot_seed = 1234;
         o->chat = "auto";
-        o->n_resamples = 2000;
+        o->n_resamples = PAIRED_RESAMPLES;
         argp_parse(&argp, argc, argv, 0, NULL, o);
         evaluate(&(struct evaluation){.options = o, .stop = cli_stop_flag()}, command, &err);
     }

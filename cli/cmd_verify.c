@@ -65,11 +65,7 @@ static void check_options(const struct verify_options *o, const struct argp_stat
         argp_error(state, "a MODEL directory and at least one CORPUS are needed");
     if (!o->output)
         argp_error(state, "where should the runs go? (-o DIR)");
-    if (o->corpus.n_shards > 1)
-        argp_error(state, "--shard: every document must be here to be compared (spkv profile runs shards)");
-    for (size_t i = 0; i < o->corpus.n_corpora; i++)
-        if (strcmp(o->corpora[i], "-") == 0)
-            argp_error(state, "standard input can be read only once: give a file");
+    corpus_check_repeatable(&o->corpus, state);
     if (o->heal_tok > 0 && o->n_heal_corpora == 0)
         argp_error(state, "--heal-tokens: what text to train on? (--heal-corpus)");
     if (o->heal_tok == 0 && (o->n_heal_corpora || o->heal_schedule || o->n_heal_settings || o->keep_models))
@@ -251,7 +247,7 @@ int cmd_verify(int argc, char **argv) {
         err_memory(&err, "options", sizeof *o);
     } else {
         o->run = run_options_default();
-        o->n_resamples = 2000;
+        o->n_resamples = PAIRED_RESAMPLES;
         o->corpus.corpora = o->corpora;
         argp_parse(&argp, argc, argv, 0, NULL, o);
         verify(&v, &err);

@@ -13,7 +13,7 @@
 #include "cli/run_options.h"
 
 enum { KEY_REFINE = 0x700, KEY_TEXT, KEY_LOG, KEY_SECONDS, KEY_LIMIT, KEY_MAX_LENGTH };
-enum { MAX_TRIES = 16 /* swaps measured before a round gives up */, N_RESAMPLES = 2000 };
+enum { MAX_TRIES = 16 /* swaps measured before a round gives up */ };
 
 static const struct argp_option argp_options[] = {
     {"refine", KEY_REFINE, "MODEL", 0, "make the layout better on this model: swap heads as long as the loss falls", 8},
@@ -225,7 +225,7 @@ static int copy_layout(const struct layout *layout, struct layout **out, struct 
 }
 
 static int confirm(const struct search *s, const struct layout *start, struct refine_result *r, struct err *err) {
-    const struct resampling resampling = {.n = N_RESAMPLES, .level = 0.95};
+    const struct resampling resampling = {.n = PAIRED_RESAMPLES, .level = 0.95};
     struct document_losses before = {0}, after = {0};
     int rc = refine_text_measure(s->loaded, &s->text->held_out, start, &before, err);
     if (rc == OK)

@@ -190,6 +190,14 @@ static void on_step(void *self, uint64_t n_tok) {
     progress_update(&r->progress, n_tok);
 }
 
+void corpus_check_repeatable(const struct corpus_options_cli *corpus, const struct argp_state *state) {
+    if (corpus->n_shards > 1)
+        argp_error(state, "--shard: every document must be here to be compared (spkv profile runs shards)");
+    for (size_t i = 0; i < corpus->n_corpora; i++)
+        if (strcmp(corpus->corpora[i], "-") == 0)
+            argp_error(state, "standard input can be read only once: give a file");
+}
+
 int corpus_max_length(const struct corpus_options_cli *o, const struct loaded *loaded) {
     int limit = loaded->model->config->max_positions;
     return o->max_length ? o->max_length : limit < DEFAULT_MAX_LENGTH ? limit : DEFAULT_MAX_LENGTH;

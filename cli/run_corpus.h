@@ -29,6 +29,9 @@ struct corpus_options_cli {
 /* An argp child that fills a struct corpus_options_cli given as its input. */
 extern const struct argp corpus_options_argp;
 
+/* argp_error() where the text cannot be run again and again as a whole: a shard, or standard input. */
+void corpus_check_repeatable(const struct corpus_options_cli *corpus, const struct argp_state *state);
+
 /* Tokens of a sequence at most: as asked for, or the default. */
 int corpus_max_length(const struct corpus_options_cli *corpus, const struct loaded *loaded);
 

@@ -9,8 +9,6 @@
 #include "reports/candidates.h"
 #include "reports/run.h"
 
-enum { N_RESAMPLES = 2000 }; /* as spkv verify draws by default */
-
 static const char *const columns[] = {"zero_shot", "healed"};
 
 static char *inside(const char *dir, const char *column, const char *file, struct err *err) {
@@ -124,7 +122,7 @@ static int read_window(const char *path, struct ends *e, struct err *err) {
     if (rc == OK) {
         const struct profile_meta *m = profile_meta(profile);
         e->far_from = m->window < UINT32_MAX / 2 ? 2 * m->window : UINT32_MAX;
-        e->resampling = (struct resampling){.seed = m->seed, .n = N_RESAMPLES, .level = 0.95};
+        e->resampling = (struct resampling){.seed = m->seed, .n = PAIRED_RESAMPLES, .level = 0.95};
     }
     profile_close(profile);
     return rc;
